@@ -89,20 +89,20 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     assert {len(batch) for batch in order} == {8}
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_each_batch_without_overlap(world_size: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_ranks_share_the_batches_of_one_process_without_overlap(world_size: int) -> None:
     share = repeats(single(9, 40), 2)
     whole = list(EpochBatches(share, 12, seed=1))
     parts = [list(EpochBatches(share, 12, 1, rank, world_size)) for rank in range(world_size)]
     for number, batch in enumerate(whole):
         own = [part[number] for part in parts]
-        assert {len(part) for part in own} == {12 // world_size}
+        assert {len(part) for part in own} <= {12 // world_size, -(-12 // world_size)}
         assert Counter(draw for part in own for draw in part) == Counter(batch)
 
 
-def test_fewer_images_than_a_batch_are_shared_evenly() -> None:
+def test_fewer_images_than_a_batch_are_all_shared() -> None:
     parts = [list(EpochBatches(np.ones(7), 32, 0, rank, 2)) for rank in range(2)]
-    assert [[len(batch) for batch in part] for part in parts] == [[3], [3]]
+    assert [[len(batch) for batch in part] for part in parts] == [[4], [3]]
     assert [len(batch) for batch in EpochBatches(np.ones(7), 32, 0)] == [7]
 
 

@@ -13,7 +13,11 @@ from limelens.serve.image import ResizeRule, read_fitted
 from limelens.train import TrainConfig, checkpoint, train
 from limelens.train.architectures import build
 from limelens.train.data.examples import Dataset, Example
-from limelens.train.training.batch_norm import renew_statistics, statistics_batches
+from limelens.train.training.batch_norm import (
+    renew_statistics,
+    statistics_batches,
+    statistics_images,
+)
 from limelens.train.training.recipe import averaged_weights
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -95,15 +99,15 @@ def test_a_network_without_batch_norm_is_left_alone() -> None:
 def test_batches_of_statistics_are_equal_and_few(divided: Path) -> None:
     examples = [Example(path, (0,)) for path in sorted(divided.rglob("*.png"))]
     assert len(examples) == 76
-    found = statistics_batches(examples, ResizeRule(8, 8), 0)
+
+    def batches(count: int = 1) -> list[Tensor]:
+        return list(statistics_batches(statistics_images(examples * count, ResizeRule(8, 8), 0)))
+
+    found = batches()
     assert [len(batch) for batch in found] == [38, 38]
     assert found[0].dtype == torch.uint8
-    many = statistics_batches(examples * 10, ResizeRule(8, 8), 0)
-    assert [len(batch) for batch in many] == [64] * 8
-    assert all(
-        torch.equal(*pair)
-        for pair in zip(found, statistics_batches(examples, ResizeRule(8, 8), 0), strict=True)
-    )
+    assert [len(batch) for batch in batches(10)] == [64] * 8
+    assert all(torch.equal(*pair) for pair in zip(found, batches(), strict=True))
 
 
 def test_averaging_leaves_tables_of_whole_numbers_alone() -> None:

@@ -69,10 +69,6 @@ def test_what_is_given_is_kept_and_not_mentioned() -> None:
     )
 
 
-def test_processes_share_whole_batches() -> None:
-    assert suited(TrainConfig(), data_of(50), num_processes=3).batch_size == 18
-
-
 def test_data_knows_how_large_its_training_images_are(divided: Path) -> None:
     assert read_dataset(divided).shape == (48, 40)
 

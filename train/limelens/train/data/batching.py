@@ -18,6 +18,7 @@ from limelens.train.data.augmentation import Augmentation, Batch
 from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.examples import Example, targets_of
 from limelens.train.data.sampling import Draw, EpochBatches
+from limelens.train.data.shared_files import Once
 
 
 def ordered_batches(images: DecodedImages, batch_size: int) -> Iterator[Tensor]:
@@ -41,6 +42,7 @@ class TrainingBatches:
         device: Where the batches are used.
         num_threads: As for `DecodedImages`.
         folder: As for `DecodedImages`.
+        once: As for `DecodedImages`.
     """
 
     def __init__(
@@ -53,9 +55,14 @@ class TrainingBatches:
         device: torch.device,
         num_threads: int = 0,
         folder: Path | None = None,
+        once: Once | None = None,
     ) -> None:
         self.images = DecodedImages(
-            [example.path for example in examples], augmentation.stored, num_threads, folder
+            [example.path for example in examples],
+            augmentation.stored,
+            num_threads,
+            folder,
+            once=once,
         )
         targets = torch.from_numpy(targets_of(examples, num_labels, task))
         self._targets = targets.float() if task is Task.MULTILABEL else targets

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.image import ResizeMode, ResizeRule, fit, read_image
-from limelens.train.data.examples import DataError
+from limelens.train.data.shared_files import (
+    Once,
+    file_in_memory,
+    file_on_disk,
+    locked,
+    shared_files,
+)
 
 _IN_MEMORY_BYTES: Final = 2**30
+_ENTRY_BYTES: Final = 9
+"""What is noted of an image: its shape as a float64, and whether it is decoded."""
 
 
 class DecodedImages:
@@ -27,7 +36,7 @@ class DecodedImages:
 
     They take `len * H * W * 3` bytes: of memory up to 1 GiB, else of a file without a name in
     `folder`, which the system removes when the process ends, however it ends; the folder is made if
-    it is missing.
+    it is missing. The processes of a machine share them on Linux; elsewhere each has its own.
 
     Args:
         paths: Of the images.
@@ -35,9 +44,12 @@ class DecodedImages:
         num_threads: That decode; 0 uses one for each core.
         folder: For sets that are too large for memory; None uses the system's for temporary files.
         in_memory_bytes: How large a set may be to stay in memory.
+        once: Shares the images with the machine's other processes, all of which make this object
+            with the same arguments; the first must keep it until the others have made it.
 
     Raises:
         DataError: The disk has no place for them.
+        LimelensError: The same, in the processes that share them.
     """
 
     def __init__(
@@ -47,14 +59,39 @@ class DecodedImages:
         num_threads: int = 0,
         folder: Path | None = None,
         in_memory_bytes: int = _IN_MEMORY_BYTES,
+        once: Once | None = None,
     ) -> None:
         self._paths = paths
         self._rule = rule
         self._pool = ThreadPoolExecutor(num_threads or os.cpu_count() or 1)
-        shape = (len(paths), 3, rule.height, rule.width)
-        self._pixels = _reserved(shape, folder, in_memory_bytes)
-        self._shapes = np.ones(len(paths))
-        self._is_decoded = np.zeros(len(paths), bool)
+        count = len(paths)
+        shape = (count, 3, rule.height, rule.width)
+        size = math.prod(shape)
+        is_small = size <= in_memory_bytes
+
+        def files() -> list[BinaryIO]:
+            pixels = file_in_memory(size) if is_small else file_on_disk(size, folder)
+            return [file_in_memory(count * _ENTRY_BYTES), pixels]
+
+        # Kept open: others open them through this process.
+        self._files = shared_files(files, once) if once is not None and count else []
+        for file in self._files:
+            weakref.finalize(self, file.close)
+        entries: NDArray[np.uint8]
+        pixels: NDArray[np.uint8]
+        if self._files:
+            entries, pixels = (np.memmap(file, np.uint8, "r+") for file in self._files)
+        else:
+            entries = np.zeros(count * _ENTRY_BYTES, np.uint8)
+            if is_small:
+                pixels = np.empty(size, np.uint8)
+            else:
+                with file_on_disk(size, folder) as file:
+                    pixels = np.memmap(file, np.uint8, "r+")
+        self._pixels = pixels.reshape(shape)
+        self._shapes = entries[: count * 8].view(np.float64)
+        self._is_decoded = entries[count * 8 :].view(np.bool_)
+        self._is_known = np.zeros(count, np.bool_)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -66,9 +103,15 @@ class DecodedImages:
             InvalidImageError: A file is no image that can be read.
             OSError: A file cannot be read.
         """
-        missing = {index for index in indices if not self._is_decoded[index]}
-        for _ in self._pool.map(self._decode, missing):
-            pass
+        if not self._is_known[list(indices)].all():
+            with self._alone():
+                np.copyto(self._is_known, self._is_decoded)
+            missing = sorted({index for index in indices if not self._is_known[index]})
+            for _ in self._pool.map(self._decode, missing):
+                pass
+            with self._alone():
+                self._is_decoded[missing] = True
+            self._is_known[missing] = True
         return np.take(self._pixels, indices, 0)
 
     def shapes(self, indices: Sequence[int]) -> NDArray[np.float64]:
@@ -78,6 +121,10 @@ class DecodedImages:
         """
         return self._shapes[list(indices)]
 
+    def _alone(self) -> AbstractContextManager[None]:
+        """Orders what processes write and read: pixels first, then that they are there."""
+        return locked(self._files[0]) if self._files else nullcontext()
+
     def _decode(self, index: int) -> None:
         fitted = fit(read_image(self._paths[index].read_bytes()), self._rule)
         height, width = fitted.source_size
@@ -85,25 +132,3 @@ class DecodedImages:
             height, width = self._rule.height, self._rule.width
         self._pixels[index] = fitted.pixels.transpose(2, 0, 1)
         self._shapes[index] = width / height
-        self._is_decoded[index] = True
-
-
-def _reserved(
-    shape: tuple[int, ...], folder: Path | None, in_memory_bytes: int
-) -> NDArray[np.uint8]:
-    size = math.prod(shape)
-    if size <= in_memory_bytes:
-        return np.empty(shape, np.uint8)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            # Writing to a mapped file beyond a full disk would end the process without a word.
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise DataError(
-                f"the decoded images need {size / 2**30:.1f} GiB in "
-                f"{folder or tempfile.gettempdir()}: {error.strerror}; free some, choose another "
-                "folder with --out, or a smaller --input-size"
-            ) from error
-        return np.memmap(file, np.uint8, "r+", shape=shape)

@@ -59,8 +59,12 @@ class EpochBatches(Sampler[list[Draw]]):
         batch_size: Of all processes together. An incomplete batch is dropped if there is a whole
             one.
         seed: Of everything.
-        rank: Of this process, 0 to `world_size` - 1; it gets every `world_size`-th of a batch.
+        rank: Of this process, 0 to `world_size` - 1; it gets every `world_size`-th of a batch, so
+            the processes' parts differ by one at most.
         world_size: Processes.
+
+    Attributes:
+        batch_size: Of all processes together; less than asked for if there are fewer images.
     """
 
     def __init__(
@@ -74,15 +78,13 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch = 0
         self._edges = np.cumsum(repeats)
         self._num_draws = max(1, round(float(self._edges[-1])))
-        # A multiple of the processes, as batch_size is.
-        whole = max(1, self._num_draws // world_size) * world_size
-        self._batch_size = min(batch_size, whole)
+        self.batch_size = min(batch_size, self._num_draws)
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
 
     def __len__(self) -> int:
-        return self._num_draws // self._batch_size
+        return self._num_draws // self.batch_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng((self._seed, self.epoch))
@@ -91,6 +93,6 @@ class EpochBatches(Sampler[list[Draw]]):
         drawn = np.minimum(np.searchsorted(self._edges, points, "right"), len(self._edges) - 1)
         order = rng.permutation(drawn)
         seeds = rng.integers(2**63, size=self._num_draws)
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            own = slice(start + self._rank, start + self._batch_size, self._world_size)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            own = slice(start + self._rank, start + self.batch_size, self._world_size)
             yield list(zip(order[own].tolist(), seeds[own].tolist(), strict=True))

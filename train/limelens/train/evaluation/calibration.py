@@ -46,7 +46,10 @@ def decoded(
 
 
 def logits_of(model: Classifier, images: DecodedImages) -> NDArray[np.float32]:
-    """A network's logits for images as they are, `(N, C)`; restores its mode."""
+    """A network's logits for images as they are, `(N, C)`; restores its mode.
+
+    There must be an image.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -8,7 +8,7 @@ files.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from limelens.serve.image import ResizeRule
+from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.examples import Example
-from limelens.train.evaluation.model import batches
+from limelens.train.data.shared_files import Once
 
 MAX_IMAGES: Final = 512
 """Enough for the statistics, and few beside an epoch of more."""
@@ -31,22 +32,31 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
-def statistics_batches(
-    examples: Sequence[Example], resize: ResizeRule, seed: int
-) -> tuple[Tensor, ...]:
-    """Up to 512 random examples as a network sees them when it is used, without augmentation.
-
-    Returns:
-        Batches of `(N, 3, H, W)` uint8, N at most 64. Each counts the same in the statistics, so
-        they are equally large, give or take one; and none holds images of one label alone.
-    """
+def statistics_images(
+    examples: Sequence[Example],
+    resize: ResizeRule,
+    seed: int,
+    num_threads: int = 0,
+    once: Once | None = None,
+) -> DecodedImages:
+    """Up to 512 random examples as a network sees them when it is used, without augmentation."""
     order = np.random.default_rng(seed).permutation(len(examples))[:MAX_IMAGES]
-    pixels = np.concatenate(list(batches([examples[index] for index in order], resize)))
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    return images.tensor_split(math.ceil(len(images) / _BATCH))
+    paths = [examples[index].path for index in order]
+    return DecodedImages(paths, resize, num_threads, once=once)
 
 
-def renew_statistics(model: nn.Module, images: Sequence[Tensor]) -> None:
+def statistics_batches(images: DecodedImages) -> Iterator[Tensor]:
+    """Batches of `(N, 3, H, W)` uint8, N at most 64.
+
+    Each counts the same in the statistics, so they are equally large, give or take one; and none
+    holds images of one label alone, as the images are in random order.
+    """
+    indices = np.arange(len(images))
+    for part in np.array_split(indices, math.ceil(len(indices) / _BATCH)):
+        yield torch.from_numpy(images.pixels(part.tolist()))
+
+
+def renew_statistics(model: nn.Module, images: Iterable[Tensor]) -> None:
     """Replaces the running mean and variance of every batch norm by those over batches of images.
 
     Dropout and stochastic depth are off, as when the network is evaluated. The network's mode is

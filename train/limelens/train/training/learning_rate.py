@@ -18,6 +18,7 @@ from limelens.train.config import TrainConfig
 from limelens.train.data.label_table import Images
 from limelens.train.data.sampling import EpochBatches
 from limelens.train.report import plots
+from limelens.train.training.distributed import Processes
 from limelens.train.training.recipe import build_criterion, build_optimizer
 from limelens.train.training.setup import build_model, read_data, training_batches
 from limelens.train.training.suited import suited
@@ -51,7 +52,7 @@ def find_learning_rate(
     order = EpochBatches(np.ones(len(examples)), config.batch_size, config.seed)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        loader = training_batches(dataset, config, order, device)
+        loader = training_batches(dataset, config, order, Processes(0, 1, device))
         while True:
             yield from loader
             order.epoch += 1

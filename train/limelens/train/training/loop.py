@@ -8,7 +8,7 @@ are computed (`evaluation`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -24,15 +24,15 @@ from limelens.serve.errors import LimelensError
 from limelens.train.architectures import Classifier
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.decoded import DecodedImages
-from limelens.train.data.examples import DataError, Dataset, targets_of
+from limelens.train.data.examples import DataError, Dataset
 from limelens.train.data.label_table import Images, table_settings
 from limelens.train.data.sampling import EpochBatches, repeats
-from limelens.train.evaluation.calibration import calibrated_metrics, decoded, logits_of
 from limelens.train.runs import check_alert_labels, holds_run, holds_run_error
 from limelens.train.training.batch_norm import (
     has_batch_norm,
     renew_statistics,
     statistics_batches,
+    statistics_images,
 )
 from limelens.train.training.best_epoch import epoch_score
 from limelens.train.training.distributed import Processes, joined
@@ -46,8 +46,14 @@ from limelens.train.training.recipe import (
     num_correct,
 )
 from limelens.train.training.run_folder import RunFolder, state_to_resume
-from limelens.train.training.setup import build_model, read_data, read_teacher, training_batches
+from limelens.train.training.setup import (
+    build_model,
+    read_shared_data,
+    read_teacher,
+    training_batches,
+)
 from limelens.train.training.suited import suited, summary
+from limelens.train.training.validating import Validation
 
 
 class TrainingError(LimelensError):
@@ -119,16 +125,12 @@ def train(
     start = time.monotonic()
     given = config or TrainConfig()
     with joined() as processes:
-        if given.batch_size is not None and given.batch_size % processes.world_size:
-            raise ConfigError(
-                f"batch_size is {given.batch_size}; expected a multiple of the "
-                f"{processes.world_size} processes"
-            )
-        state = state_to_resume(out) if resume else None
         if processes.agree(not resume and holds_run(out)):
             raise holds_run_error(out)
-        dataset = read_data(data, given, images, macro)
-        config = suited(given, dataset, state and state["config"], processes.world_size)
+        # Other machines need not see the run's folder.
+        state = processes.first(lambda: state_to_resume(out) if resume else None)
+        dataset = read_shared_data(processes, data, given, images, macro)
+        config = suited(given, dataset, state and state["config"])
         check_alert_labels(config.alert_labels, dataset.labels)
         if len(dataset.splits["train"]) < 2:
             raise DataError(f"{data} has one image for training; expected more")
@@ -141,12 +143,12 @@ def train(
         model = build_model(config, dataset)
         settings = {**config.to_json(), "data": str(data.resolve()), **table_settings(images)}
         folder = RunFolder(out, settings, dataset)
+        if state is not None:
+            processes.first(lambda: folder.check_state(state))
         run = _Run(model, dataset, config, folder, progress, processes, start)
         if state is not None:
-            folder.check_state(state)
             run.restore(state)
-        if processes.is_first:
-            folder.open(run.rows)
+        processes.first(lambda: folder.open(run.rows))
         interrupted = False
         try:
             run.fit()
@@ -204,7 +206,13 @@ class _Run:
             processes.rank,
             processes.world_size,
         )
-        self.batches = training_batches(dataset, config, self.order, self.device, folder.path)
+        if self.order.batch_size < processes.world_size:
+            raise ConfigError(
+                f"a batch has {self.order.batch_size} images; expected one at least for each of "
+                f"the {processes.world_size} processes; start fewer, or raise --batch-size"
+            )
+        self.batches = training_batches(dataset, config, self.order, processes, folder.path)
+        self.validation = Validation(dataset, config, processes, folder.path)
         self.criterion = build_criterion(config, self.task, examples, num_labels).to(self.device)
         self.teacher = read_teacher(config, dataset)
         if self.teacher:
@@ -239,30 +247,35 @@ class _Run:
                 return
             loss, accuracy = self.train_one_epoch()
             self.renew_statistics()
+            metrics = self.validation.metrics(self.kept)
             self.epoch += 1
-            if self.processes.is_first:
-                self.end_epoch(loss, accuracy)
+            if metrics is not None:
+                self.end_epoch(loss, accuracy, metrics)
 
     def renew_statistics(self) -> None:
         """Makes batch normalisation fit the kept weights; all processes do, with one result."""
         if has_batch_norm(self.kept):
-            renew_statistics(self.kept, self.statistics_images)
+            renew_statistics(self.kept, statistics_batches(self.statistics_images))
+            # Kinds of processors round differently.
+            self.processes.follow_first(self.kept.buffers())
 
     @cached_property
-    def statistics_images(self) -> Sequence[Tensor]:
-        """Training images for the statistics of batch normalisation."""
-        config = self.config
-        return statistics_batches(self.dataset.splits["train"], config.resize, config.seed)
+    def statistics_images(self) -> DecodedImages:
+        """Training images for the statistics of batch normalisation; each process decodes some."""
+        config, processes = self.config, self.processes
+        images = statistics_images(
+            self.dataset.splits["train"],
+            config.resize,
+            config.seed,
+            processes.num_threads(config.num_workers),
+            processes.once if processes.local_world_size > 1 else None,
+        )
+        images.pixels(range(processes.local_rank, len(images), processes.local_world_size))
+        processes.gathered(None)
+        return images
 
-    @cached_property
-    def validation(self) -> DecodedImages:
-        """The validation images; the first process alone has them."""
-        examples, config = self.dataset.splits["val"], self.config
-        return decoded(examples, config.resize, config.num_workers, self.folder.path)
-
-    def end_epoch(self, loss: float, accuracy: float | None) -> None:
-        """Validates, and writes the epoch's files."""
-        metrics = self.validate()
+    def end_epoch(self, loss: float, accuracy: float | None, metrics: dict[str, Any]) -> None:
+        """Writes the epoch's files."""
         row: dict[str, float] = {"epoch": float(self.epoch), "train_loss": loss}
         if accuracy is not None:
             row["train_accuracy"] = accuracy
@@ -283,17 +296,6 @@ class _Run:
     def score(self, num_epochs: int) -> tuple[float, ...]:
         """How good the network was after some epochs; higher is better."""
         return epoch_score(self.rows[:num_epochs], len(self.dataset.splits["val"]), self.task)
-
-    def validate(self) -> dict[str, Any]:
-        """Metrics on the validation images, on which the calibration is fitted too."""
-        examples, labels = self.dataset.splits["val"], self.dataset.labels
-        return calibrated_metrics(
-            logits_of(self.kept, self.validation),
-            targets_of(examples, len(labels), self.task),
-            labels,
-            self.task,
-            self.dataset.macro_labels,
-        )
 
     def train_one_epoch(self) -> tuple[float, float | None]:
         """One pass over the training examples; its mean loss and accuracy (None: multilabel)."""
@@ -337,7 +339,9 @@ class _Run:
                 taught = self.teacher.logits(images)
             loss = self.teacher.mixed(loss, logits.float(), taught)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # The mean over processes becomes that over images, of which one may have more.
+        share = len(images) * self.processes.world_size / self.order.batch_size
+        (loss * share).backward()
         self.optimizer.step()
         self.scheduler.step()
         if self.averaged:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from limelens.train import checkpoint
 from limelens.train.architectures import Classifier, build
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.augmentation import Augmentation
 from limelens.train.data.batching import TrainingBatches
 from limelens.train.data.dataset import read_dataset
-from limelens.train.data.examples import Dataset
+from limelens.train.data.examples import DataError, Dataset
 from limelens.train.data.label_table import Images
 from limelens.train.data.sampling import EpochBatches
+from limelens.train.training.distributed import Processes
 from limelens.train.training.teacher import Teacher
 
 
@@ -35,23 +34,46 @@ def read_data(
     )
 
 
+def read_shared_data(
+    processes: Processes,
+    data: Path,
+    config: TrainConfig,
+    images: Images = None,
+    macro: Path | None = None,
+) -> Dataset:
+    """Reads data as `read_data`, once on each machine.
+
+    Raises:
+        DataError: The data cannot be used, or the machines have different data.
+        LimelensError: The same, if there are several processes.
+    """
+    dataset = processes.once(lambda: read_data(data, config, images, macro))
+    if len({*processes.gathered(dataset.digest)}) > 1:
+        raise DataError(f"{data} is not the same on all machines; copy that of the first one")
+    return dataset
+
+
 def training_batches(
     dataset: Dataset,
     config: TrainConfig,
     order: EpochBatches,
-    device: torch.device,
+    processes: Processes,
     folder: Path | None = None,
 ) -> TrainingBatches:
-    """Batches of augmented training images, drawn in an order; see `TrainingBatches`."""
+    """Batches of augmented training images, drawn in an order; see `TrainingBatches`.
+
+    The processes of a machine share the decoded images.
+    """
     return TrainingBatches(
         dataset.splits["train"],
         len(dataset.labels),
         dataset.task,
         Augmentation(config.augment, config.resize, config.min_crop),
         order,
-        device,
-        config.num_workers,
+        processes.device,
+        processes.num_threads(config.num_workers),
         folder,
+        processes.once if processes.local_world_size > 1 else None,
     )
 
 

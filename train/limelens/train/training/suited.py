@@ -30,7 +30,6 @@ def suited(
     config: TrainConfig,
     dataset: Dataset,
     begun: Mapping[str, Any] | None = None,
-    num_processes: int = 1,
 ) -> TrainConfig:
     """The settings, with those that were left open chosen for the data.
 
@@ -44,10 +43,8 @@ def suited(
         config: The settings that the user gave.
         dataset: The data after reading.
         begun: The settings of a run that is resumed, as in its `config.json`; they win.
-        num_processes: That share a batch, whose size is a multiple of it.
     """
     chosen = _choice(config, dataset)
-    chosen["batch_size"] = math.ceil(chosen["batch_size"] / num_processes) * num_processes
     if begun is not None:
         chosen |= {name: begun[name] for name in OPEN_SETTINGS if name in begun}
         chosen["input_size"] = tuple(chosen["input_size"])
