@@ -15,6 +15,8 @@ from typing import Any, Final, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from limelens.serve.errors import LimelensError
 
@@ -132,15 +134,17 @@ def joined() -> Iterator[Processes]:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT)
+    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    store, rank, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+    if local_world_size == world_size:
+        # torchrun keeps the store when it starts processes again (--max-restarts), and with it the
+        # addresses of those that have ended. Several machines do not count starts alike.
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    distributed.init_process_group(
+        "nccl" if cuda else "gloo", store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT
+    )
     try:
-        yield Processes(
-            distributed.get_rank(),
-            world_size,
-            device,
-            local_rank,
-            int(os.environ["LOCAL_WORLD_SIZE"]),
-        )
+        yield Processes(rank, world_size, device, local_rank, local_world_size)
     except RuntimeError as error:
         # Gloo has no class of its own for a lost connection.
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
