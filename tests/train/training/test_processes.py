@@ -244,7 +244,7 @@ def test_shared_validation_has_the_metrics_of_one_process(divided: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--batch-size", "1"), "a batch has 1 images; expected one at least for each of the 2"),
+        (("--batch-size", "2"), "a batch has 2 images; expected one at least for each of the 3"),
         (("--alert-label", "blue"), "alert label 'blue' is not one of the labels"),
         (("--out", "{file}/run"), "{file}/run: Not a directory"),
     ],
@@ -255,9 +255,8 @@ def test_an_error_is_reported_once(
     run, file = tmp_path / "run", tmp_path / "file"
     file.write_text("")
     options = tuple(option.format(file=file) for option in options)
-    found = torchrun(
-        "-m", "limelens.cli", "train", divided, "--out", run, "--arch", "cnn3", *_OPTIONS, *options
-    )
+    arguments = ("train", divided, "--out", run, "--arch", "cnn3", *_OPTIONS, *options)
+    found = torchrun("-m", "limelens.cli", *arguments, processes=3)
     assert found.returncode != 0
     assert found.stdout == ""
     assert found.stderr.count(f"limelens: {message.format(file=file)}") == 1, found.stderr
