@@ -21,10 +21,10 @@ from filelock import FileLock
 from PIL import Image
 from tests.conftest import serving
 
+from limelens.serve.fetching import FetchError, FetchLimits, resolve
 from limelens.train.data.dataset import read_dataset
 from limelens.train.data.examples import DataError
 from limelens.train.data.near_duplicates import COPY, first_of_kind, perceptual_hash
-from limelens.train.ingest.fetching import FetchError, FetchLimits, resolve
 from limelens.train.ingest.pipeline import IngestConfig, ingest
 from limelens.train.ingest.url_table import read_table
 

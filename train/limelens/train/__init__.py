@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import limelens.serve  # noqa: F401  # before onnxruntime: switches its usage reports off
 
 if TYPE_CHECKING:
+    from limelens.serve.fetching import FetchError
     from limelens.train.architectures import ArchitectureError
     from limelens.train.config import ConfigError, TrainConfig
     from limelens.train.data.dataset import read_dataset
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from limelens.train.exporting.export import export
     from limelens.train.exporting.graph import ExportError
     from limelens.train.exporting.precision import PrecisionError
-    from limelens.train.ingest.fetching import FetchError
     from limelens.train.runs import CheckpointError
     from limelens.train.training.loop import TrainingError, train
 
@@ -45,7 +45,7 @@ _HOMES = {
     "ConfigError": "config",
     "DataError": "data.examples",
     "ExportError": "exporting.graph",
-    "FetchError": "ingest.fetching",
+    "FetchError": "ingest.pipeline",
     "PrecisionError": "exporting.precision",
     "TrainConfig": "config",
     "TrainingError": "training.loop",

@@ -66,7 +66,7 @@ def ingest(
     the reasons. The rest is divided into train, val and test. After an interruption, or with a
     longer table, the same command fetches only what is missing.
     """
-    from limelens.train.ingest.fetching import FetchLimits
+    from limelens.serve.fetching import FetchLimits
     from limelens.train.ingest.pipeline import IngestConfig
     from limelens.train.ingest.pipeline import ingest as run_ingestion
 

@@ -22,13 +22,13 @@ from typing import Any, Final, Protocol
 from PIL import Image
 
 from limelens.serve.errors import InvalidImageError
+from limelens.serve.fetching import Fetcher, FetchError, FetchLimits, identity, resolve
 from limelens.serve.files import write_whole
 from limelens.serve.folders import split_name, subfolders
 from limelens.serve.image import read_image
 from limelens.train.data.examples import DataError, Example
 from limelens.train.data.near_duplicates import COPY, RELATED, first_of_kind, perceptual_hash
 from limelens.train.data.splitting import SHARES, divide
-from limelens.train.ingest.fetching import Fetcher, FetchError, FetchLimits, identity, resolve
 from limelens.train.ingest.journal import GRID, Failure, Fetched, FetchedImage, open_fetched
 from limelens.train.ingest.url_table import Row, read_table
 

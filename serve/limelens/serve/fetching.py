@@ -106,6 +106,11 @@ def _scheme(url: str) -> str:
     return match[1].lower() if match else ""
 
 
+def file_of(url: str) -> Path | None:
+    """The file that an absolute URL names; None if it is on the web."""
+    return _path(url) if url.startswith("file:") else None
+
+
 def identity(url: str) -> str:
     """The journal's key for an absolute URL; a changed file gets another one."""
     if not url.startswith("file:"):
@@ -157,7 +162,7 @@ class Fetcher:
             FetchError: No attempt succeeded within the limits; the last one's reason.
         """
         if url.startswith("file:"):
-            return await asyncio.to_thread(_read_file, _path(url), self._limits.max_bytes)
+            return await asyncio.to_thread(read_file, _path(url), self._limits.max_bytes)
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda e: isinstance(e, FetchError) and e.transient),
             stop=stop_after_attempt(self._limits.num_retries + 1),
@@ -245,7 +250,12 @@ def _redirected(response: httpx.Response) -> httpx.URL:
         raise FetchError(f"redirects to {_shown_url(location)}: {error}") from error
 
 
-def _read_file(path: Path, max_bytes: int) -> bytes:
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FetchError: It cannot be read, is no file or has more bytes than the limit.
+    """
     try:
         # Reading a pipe or a device might never end.
         if path.exists() and not path.is_file():
