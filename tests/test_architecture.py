@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 PARTS = ("bulk", "cli", "errors", "explain", "inference", "serve", "train", "v1", "watch")
 NAMED = ("serve", "explain", "train", "proto", "tests", "benchmarks", "examples", "fuzz")
-ROOMS = ("serve", "train", "explain", "watch", "cli")
+ROOMS = ("serve", "train", "explain", "watch", "bulk", "cli")
 ARROW = re.compile(r"\s*(?:-->|-\.->)(?:\|[^|]*\|)?\s*")
 NODE = re.compile(r"(\w+)(?:\[\"?(.*?)\"?\])?$")
 

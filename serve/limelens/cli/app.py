@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from limelens.cli import bench, classifying, demo, doctor, drift, serving, signing, similar, tokens
+from limelens.cli.bulk.commands import bulk
 from limelens.cli.camera import watching
 from limelens.cli.console import showing
 from limelens.cli.events.commands import events
@@ -67,6 +68,7 @@ for _panel, _commands in _COMMANDS.items():
         app.command(cls=Command, rich_help_panel=_panel)(_command)
 app.add_typer(showing.console, rich_help_panel="Serve and call")
 app.add_typer(events, rich_help_panel="Serve and call")
+app.add_typer(bulk, rich_help_panel="Serve and call")
 
 
 def _print_version(wanted: bool) -> None:
@@ -141,6 +143,7 @@ def _run() -> None:
 
 _OF_A_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _MODULES_OF_EXTRAS = {
+    "bulk": "pyarrow ray",
     "camera": "av",
     "console": "argon2 starlette uvicorn",
     "explain": "jinja2 scipy skimage sklearn",

@@ -254,7 +254,7 @@ def explain(
     arguments: ExplainArguments = {
         "model": served_name(server, model),
         "labels": label or (),
-        "contrasts": [_contrast(pair) for pair in contrast or ()],
+        "contrasts": [parse_contrast(pair) for pair in contrast or ()],
         "region": parse_region(region),
         "hide": None if hide is None else parse_hide(hide),
         "segments": None if segments_in is None else segments_in.read_bytes(),
@@ -364,7 +364,8 @@ def _local_client(client: Client, flag: str) -> LocalClient:
     return client
 
 
-def _contrast(text: str) -> tuple[str, str]:
+def parse_contrast(text: str) -> tuple[str, str]:
+    """Reads `--contrast`: two labels with a comma between them."""
     label, comma, against = text.partition(",")
     if not comma or not label or not against or "," in against:
         raise typer.BadParameter(

@@ -1,0 +1,1 @@
+"""`limelens bulk`: whole collections of images."""

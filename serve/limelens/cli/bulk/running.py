@@ -1,0 +1,157 @@
+"""Runs a bulk command: shows how far it is, and says in the end what came of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import typer
+from rich.markup import escape
+from rich.progress import TextColumn
+
+from limelens.cli.bulk.options import Run
+from limelens.cli.terminal.printing import Bar, err, out, print_json
+from limelens.serve.wording import counted
+
+if TYPE_CHECKING:
+    from limelens.bulk.running import Progress, Report
+    from limelens.bulk.work import WorkSpec
+
+_LINE_EVERY_S: Final = 30.0
+
+
+def run(
+    given: str,
+    run: Run,
+    device: Literal["auto", "cpu", "cuda"],
+    made_by: Mapping[str, Any],
+    work: Callable[[], WorkSpec],
+    images_per_file: int,
+) -> None:
+    """Does a command's work.
+
+    Args:
+        given: INPUT.
+        run: The options that all commands share.
+        device: Where the model runs.
+        made_by: The command and its options, for whoever finds others in the output.
+        work: Reads the model.
+        images_per_file: Unless an option says otherwise.
+
+    Raises:
+        LimelensError: It cannot be done.
+        typer.Exit: It was stopped.
+    """
+    import ray  # noqa: F401  the extra that is missing, if one is
+
+    from limelens.bulk.running import run_bulk
+    from limelens.bulk.sources import open_source
+    from limelens.bulk.workers import Workers
+
+    with _stopped_alike(), _Shown() as shown:
+        try:
+            shown.say(f"Listing {given}")
+            source = open_source(given, run.column)
+            report = run_bulk(
+                work(),
+                source,
+                run.out,
+                {name: str(value) for name, value in made_by.items() if value not in (None, False)},
+                Workers(run.workers, run.threads, _wants_gpu(device), run.address),
+                unit_size=run.images_per_file or images_per_file,
+                restart=run.restart,
+                on_progress=shown.update,
+            )
+        except KeyboardInterrupt:
+            shown.stopped(run.out)
+            raise typer.Exit(1) from None
+    if run.as_json:
+        print_json({**report.to_json(), "out": str(run.out)})
+    else:
+        _print(report, run.out)
+
+
+def _wants_gpu(device: Literal["auto", "cpu", "cuda"]) -> bool | None:
+    """Whether workers need GPUs; None: if there are any."""
+    if device != "auto":
+        return device == "cuda"
+    import onnxruntime
+
+    return None if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else False
+
+
+@contextmanager
+def _stopped_alike() -> Iterator[None]:
+    """Makes `kill` end a run as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Shown(Bar):
+    """A bar with the rate and the errors; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "images",
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[errors]}"),
+            rate="",
+            errors="",
+        )
+        self._last: Progress | None = None
+        self._next_line = 0.0
+
+    def say(self, text: str) -> None:
+        """Shows what is done before anything can be counted."""
+        if err.is_terminal:
+            self.bar.update(self.task, rate=escape(text))
+
+    def update(self, progress: Progress) -> None:
+        """Shows how far it is."""
+        first = self._last is None
+        self._last = progress
+        if first and progress.num_before:
+            err.print(
+                f"{progress.num_before:,} of {counted(progress.num_all, 'image')} are there already"
+            )
+        done = progress.num_before + progress.num_done
+        rate = f"{progress.per_second:.3g}/s" if progress.num_done else "starting"
+        errors = counted(progress.num_errors, "error") if progress.num_errors else ""
+        if err.is_terminal:
+            # Ours, because rich would count what was there before as done in no time.
+            self.bar.update(
+                self.task, completed=done, total=progress.num_all, rate=rate, errors=errors
+            )
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY_S
+            left = "" if progress.left_s is None else f", {_duration(progress.left_s)} left"
+            more = f", {errors}" if errors else ""
+            err.print(f"{done:,} of {progress.num_all:,} images, {rate}{left}{more}")
+
+    def stopped(self, folder: Path) -> None:
+        """Says what is there, and how to go on."""
+        del folder
+        err.print("Stopped; what is written stays, and the same command goes on.")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _print(report: Report, folder: Path) -> None:
+    num_new = report.num_images - report.num_before
+    speed = f", {report.per_second:.3g} images a second" if num_new else ", nothing was left to do"
+    out.print(f"[bold]{report.num_rows:,}[/] rows in {escape(str(folder))}{speed}")
+    if report.errors:
+        kinds = ", ".join(f"{count:,} {escape(kind)}" for kind, count in report.errors.items())
+        num_errors = counted(sum(report.errors.values()), "row")
+        out.print(f"{num_errors} with an error, which the column error tells: {kinds}")
