@@ -20,7 +20,7 @@ from tests.bulk.collection import write_images
 from tests.waiting import until
 
 pytest.importorskip("ray")
-LONG_S = 300.0
+LONG_S = 600.0
 GOOD, BAD = 21, 6
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -90,7 +90,7 @@ def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
     images.mkdir()
     write_images(images)
     for number in range(30):
-        Image.new("RGB", (64, 64), (8 * number, 255 - 8 * number, 0)).save(images / f"{number}.png")
+        Image.new("RGB", (64, 64), (8 * number, 255 - 8 * number, 0)).save(images / f"more-{number}.png")
     command = (
         "explain", images, "--model", one_model / "colours" / "1", "--num-samples", 500,
         "--out", tmp_path / "out", "--workers", 2, "--images-per-file", 4, "--json",

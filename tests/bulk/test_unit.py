@@ -100,7 +100,7 @@ def test_two_images_that_kill_are_both_found(images: Path, out: Path, staging: P
     for name in ("1.png", "2.png"):
         (images / name).write_bytes(KILL)
     plan_of(images, staging)
-    codes = []
+    codes: list[int | None] = []
     while not codes or codes[-1]:
         codes.append(in_a_process(out, staging))
         assert len(codes) < 8

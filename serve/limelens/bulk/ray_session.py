@@ -10,7 +10,10 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -21,7 +24,6 @@ from limelens.serve.wording import first_line
 # Read when Ray is imported or started.
 _QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # On a busy machine Ray's own processes are late, and all the later the more there are.
@@ -32,6 +34,12 @@ _QUIET: Final = {
     "RAY_worker_niceness": "0",
 }
 _ATTEMPTS: Final = 5
+_REMOVALS: Final = 50
+_PAUSE_S: Final = 0.1
+_PREFIX: Final = "limelens-ray-"
+_MARK: Final = "LIMELENS_RAY_FOLDER"
+"""In the environment of all of a Ray's processes: they rename themselves and lose their parents."""
+_SILENT: Final = logging.CRITICAL + 1
 _STORE_BYTES: Final = 128 * 1024**2
 """Of Ray's store of objects: units are on disk, and only their numbers pass through it."""
 
@@ -59,30 +67,56 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
     import ray
     from ray.data import DataContext
 
-    _remove_folder_of(noted)
-    quiet = logging.CRITICAL + 1
+    _remove_folders(noted)
     for logger in ("ray", "ray.data", "ray.worker"):
-        logging.getLogger(logger).setLevel(quiet)
-    if address is None:
-        _start(num_cpus, noted)
-    else:
-        try:
-            ray.init(address, log_to_driver=False, logging_level=quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RayError(
-                f"no Ray at {address}: {first_line(error)}; expected HOST:PORT, ray://HOST:PORT or "
-                "auto on a machine of the cluster"
-            ) from error
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+        logging.getLogger(logger).setLevel(_SILENT)
+    on_term = signal.getsignal(signal.SIGTERM)
+    silenced = contextlib.ExitStack()
     try:
+        silenced.enter_context(_silent_libraries())
+        if address is None:
+            _start(num_cpus, noted)
+        else:
+            _connect(address)
+        # Ray puts its own in place, which ends the process whatever the caller wants.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
         # Ray prints there what befalls its workers, whatever it is told about logs.
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
     finally:
         ray.shutdown()
-        _remove_folder_of(noted)
+        silenced.close()
+        _remove_folders(noted)
+
+
+@contextlib.contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Sends elsewhere what C++ writes to standard error; what Python writes there stays."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere, os.fdopen(kept, "w", buffering=1) as python:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with contextlib.redirect_stderr(python):
+                yield
+        finally:
+            os.dup2(kept, 2)
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=_SILENT)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RayError(
+            f"no Ray at {address}: {first_line(error)}; expected HOST:PORT, ray://HOST:PORT or "
+            "auto on a machine of the cluster"
+        ) from error
 
 
 def _start(num_cpus: int, noted: Path) -> None:
@@ -90,15 +124,17 @@ def _start(num_cpus: int, noted: Path) -> None:
 
     for attempt in range(_ATTEMPTS):
         # Short, because the names of its sockets may have 107 bytes.
-        folder = tempfile.mkdtemp(prefix="limelens-ray-")
-        noted.write_text(folder)
+        folder = tempfile.mkdtemp(prefix=_PREFIX)
+        with noted.open("a") as file:
+            file.write(f"{folder}\n")
+        os.environ[_MARK] = folder
         try:
             ray.init(
                 "local",
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level=logging.CRITICAL + 1,
+                logging_level=_SILENT,
                 object_store_memory=_STORE_BYTES,
                 _temp_dir=folder,
             )
@@ -106,24 +142,35 @@ def _start(num_cpus: int, noted: Path) -> None:
         except Exception as error:  # Ray raises Exception itself if a process is late
             ray.shutdown()
             _end_processes_of(folder)
-            _remove_folder_of(noted)
             if attempt + 1 == _ATTEMPTS:
                 raise RayError(f"Ray could not be started: {first_line(error)}") from error
+        finally:
+            del os.environ[_MARK]
 
 
 def _end_processes_of(folder: str) -> None:
-    """Ends what Ray has left of a start that failed: children of this process, by its folder."""
+    """Ends what is left of a Ray: helpers that would take a minute to see that it has ended."""
+    mark = os.fsencode(f"{_MARK}={folder}")
     for found in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            parent = int((found / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and os.fsencode(folder) in (found / "cmdline").read_bytes():
+            if mark in (found / "environ").read_bytes().split(b"\0"):
                 os.kill(int(found.name), signal.SIGKILL)
 
 
-def _remove_folder_of(noted: Path) -> None:
-    """Removes the folder of a Ray that has ended."""
-    with contextlib.suppress(OSError):
-        folder = Path(noted.read_text())
-        if folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith("limelens-ray-"):
+def _remove_folders(noted: Path) -> None:
+    """Removes the folders of every Ray that has ended."""
+    try:
+        lines = noted.read_text().splitlines()
+    except FileNotFoundError:
+        return
+    home = Path(tempfile.gettempdir())
+    folders = [Path(line) for line in lines if Path(line).name.startswith(_PREFIX)]
+    for folder in folders:
+        _end_processes_of(str(folder))
+        for _ in range(_REMOVALS if folder.parent == home else 0):
             shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(_PAUSE_S)
+            if not folder.exists():
+                break
+    with contextlib.suppress(OSError):
         noted.unlink()

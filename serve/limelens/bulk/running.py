@@ -194,9 +194,9 @@ def _run_units(
         units = do_units(job, num_units, placed.num, on_gpu=placed.on_gpu)
         for done in _meanwhile(units, lambda: on_progress(tally.progress())):
             tally.add(done)
+        if tally.begun is None:  # all was done before the first look
+            tally.begun = begun
         on_progress(tally.progress())
-    # If all was done before the first look.
-    tally.seconds = tally.seconds or time.monotonic() - begun
 
 
 def _meanwhile(units: Iterator[Done], look: Callable[[], None]) -> Iterator[Done]:

@@ -93,7 +93,7 @@ def usual_column(path: Path) -> str:
     for name in _USUAL:
         if name in kinds:
             return name
-    encoded = [name for name, kind in kinds.items() if kind != "text"]
+    encoded: list[str] = [name for name, kind in kinds.items() if kind != "text"]
     if len(encoded) == 1:
         return encoded[0]
     raise InputError(f"{path}: {_without('', schema)}")
@@ -118,7 +118,7 @@ def _kind(schema: Any, column: str) -> str:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "text"
     # As Hugging Face writes images.
-    is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    is_struct: bool = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     return "struct" if is_struct else ""
 
 
