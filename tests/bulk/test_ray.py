@@ -90,7 +90,9 @@ def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
     images.mkdir()
     write_images(images)
     for number in range(30):
-        Image.new("RGB", (64, 64), (8 * number, 255 - 8 * number, 0)).save(images / f"more-{number}.png")
+        Image.new("RGB", (64, 64), (8 * number, 255 - 8 * number, 0)).save(
+            images / f"more-{number}.png"
+        )
     command = (
         "explain", images, "--model", one_model / "colours" / "1", "--num-samples", 500,
         "--out", tmp_path / "out", "--workers", 2, "--images-per-file", 4, "--json",
