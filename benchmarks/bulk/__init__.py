@@ -1,0 +1,1 @@
+"""Measures bulk work against raw onnxruntime and against explaining in one process."""
