@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from argon2 import PasswordHasher
+from tests.conftest import mean_colour_metadata, save_bundle
 
+from limelens.serve.bundle.explain_defaults import ExplainDefaults
 from limelens.watch import console
 from limelens.watch.console.access.users import Role, User, write_users
 from limelens.watch.console.serving import Console
@@ -107,3 +110,13 @@ def browse() -> Iterator[Callable[..., Browser]]:
     yield browse
     for one in opened:
         one.close()
+
+
+def save_explainable(models: Path) -> Path:
+    """A model repository whose model is explained by hiding in black.
+
+    The default fill keeps colours, so that a model of colours would have nothing to explain.
+    """
+    explain = ExplainDefaults(hide=(0, 0, 0))
+    save_bundle(models, replace(mean_colour_metadata(), explain=explain), 1)
+    return models

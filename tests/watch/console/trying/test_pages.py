@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tests.detectors import RED, frame_of, save_detector
 from tests.waiting import slow_by, until
-from tests.watch.console.conftest import Browser
+from tests.watch.console.conftest import Browser, save_explainable
 
 from limelens.serve import Bundle, Client
 
@@ -34,7 +34,8 @@ def encoded() -> bytes:
 
 @pytest.fixture
 def server(start_server: Start, tmp_path: Path) -> Any:
-    return start_server(face_detector=str(save_detector(tmp_path / "detector")))
+    detector = save_detector(tmp_path / "detector")
+    return start_server(models=save_explainable(tmp_path / "models"), face_detector=str(detector))
 
 
 @pytest.fixture

@@ -8,18 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.conftest import mean_colour_metadata, save_bundle
 from tests.filming import GREEN, RED, FilmedCamera, filming
 from tests.waiting import until
-from tests.watch.console.conftest import set_users
+from tests.watch.console.conftest import save_explainable, set_users
 
-from limelens.serve.bundle.explain_defaults import ExplainDefaults
 from limelens.watch.console.access.users import Role
 
 pytest.importorskip("skimage")
@@ -59,10 +56,7 @@ def page_address(
     """The page of `limelens watch`, which watches the camera."""
     set_users(users, {"vera": Role.VIEWER, "otto": Role.OPERATOR})
     config = tmp_path / "door.toml"
-    # The default fill keeps colours, so that this model would have nothing to explain.
-    model = replace(mean_colour_metadata(), explain=ExplainDefaults(hide=(0, 0, 0)))
-    save_bundle(tmp_path / "models", model, 1)
-    server = start_server(models=tmp_path / "models").address
+    server = start_server(models=save_explainable(tmp_path / "models")).address
     config.write_text(DOOR.format(server=server, source=camera.url, users=users))
     messages = tmp_path / "messages"
     with messages.open("w") as said:
