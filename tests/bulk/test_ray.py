@@ -94,7 +94,7 @@ def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
             images / f"more-{number}.png"
         )
     command = (
-        "explain", images, "--model", one_model / "colours" / "1", "--num-samples", 500,
+        "explain", images, "--model", one_model / "colours" / "1", "--num-samples", 5000,
         "--out", tmp_path / "out", "--workers", 2, "--images-per-file", 4, "--json",
     )  # fmt: skip
     out = tmp_path / "out"

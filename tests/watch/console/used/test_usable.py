@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 from tests.detectors import BLUE, RED, frame_of, save_detector
+from tests.watch.console.conftest import save_explainable
 from tests.watch.console.used.conftest import WIDTHS
 from tests.watch.record.made import alert, explanation, jpeg, lost
 
@@ -48,7 +49,8 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(start_server: Callable[..., Any], tmp_path: Path) -> Any:
-    return start_server(face_detector=str(save_detector(tmp_path / "detector")))
+    detector = save_detector(tmp_path / "detector")
+    return start_server(models=save_explainable(tmp_path / "models"), face_detector=str(detector))
 
 
 @pytest.fixture
