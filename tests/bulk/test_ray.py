@@ -104,10 +104,10 @@ def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
         first.kill()
         first.communicate()
         assert first.returncode == -signal.SIGKILL
-        num_before = parts(out)
 
         second = start(*command)
-        until(lambda: parts(out) > num_before or second.poll() is not None, LONG_S)
+        # Workers that outlive their driver may still finish parts of the first.
+        until(lambda: any(out.glob("part-0002-*")) or second.poll() is not None, LONG_S)
         workers = workers_of(second.pid)
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
