@@ -71,9 +71,10 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
     for logger in ("ray", "ray.data", "ray.worker"):
         logging.getLogger(logger).setLevel(_SILENT)
     on_term = signal.getsignal(signal.SIGTERM)
-    silenced = contextlib.ExitStack()
-    try:
-        silenced.enter_context(_silent_libraries())
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(_remove_folders, noted)
+        leaving.enter_context(_silent_libraries())
+        leaving.callback(ray.shutdown)
         if address is None:
             _start(num_cpus, noted)
         else:
@@ -85,12 +86,9 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         # Ray prints there what befalls its workers, whatever it is told about logs.
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            yield
-    finally:
-        ray.shutdown()
-        silenced.close()
-        _remove_folders(noted)
+        nowhere = leaving.enter_context(Path(os.devnull).open("w"))
+        leaving.enter_context(contextlib.redirect_stdout(nowhere))
+        yield
 
 
 @contextlib.contextmanager

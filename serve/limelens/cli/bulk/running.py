@@ -67,7 +67,7 @@ def run(
                 on_progress=shown.update,
             )
         except KeyboardInterrupt:
-            shown.stopped(run.out)
+            err.print("Stopped; what is written stays, and the same command goes on.")
             raise typer.Exit(1) from None
     if run.as_json:
         print_json({**report.to_json(), "out": str(run.out)})
@@ -134,11 +134,6 @@ class _Shown(Bar):
             left = "" if progress.left_s is None else f", {_duration(progress.left_s)} left"
             more = f", {errors}" if errors else ""
             err.print(f"{done:,} of {progress.num_all:,} images, {rate}{left}{more}")
-
-    def stopped(self, folder: Path) -> None:
-        """Says what is there, and how to go on."""
-        del folder
-        err.print("Stopped; what is written stays, and the same command goes on.")
 
 
 def _duration(seconds: float) -> str:
