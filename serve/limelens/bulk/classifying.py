@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from limelens.bulk.batch_runner import BatchRunner, encoded
+from limelens.bulk.batch_runner import encoded
+from limelens.bulk.batch_work import BatchWork
 from limelens.bulk.columns import Rows, fingerprint_of, schema_of
 from limelens.bulk.model_file import ModelFile
 from limelens.bulk.predictions import FACE, PREDICTION, face_values, prediction_values
 from limelens.bulk.work import BulkImage, Work
 from limelens.serve.bundle import Bundle
 from limelens.serve.client.requests import faces_message
-from limelens.serve.decisions.decision import Prediction, decide
+from limelens.serve.decisions.decision import decide
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.faces.classifying import classify_faces, find_faces
 from limelens.serve.faces.detector import load_detector
@@ -64,9 +65,15 @@ class ClassifyWork:
     def open(self, num_threads: int) -> Work:
         """See `WorkSpec`."""
         bundle = self.model.load(num_threads)
-        if self.faces is None:
-            return _ClassifyImages(self, bundle, num_threads)
-        return _ClassifyFaces(self, self.faces, bundle, num_threads)
+        if self.faces is not None:
+            return _ClassifyFaces(self, self.faces, bundle, num_threads)
+
+        def values(probabilities: NDArray[np.float32]) -> Mapping[str, Any]:
+            return prediction_values(
+                decide(probabilities, bundle.metadata, top_k=self.top_k, threshold=self.threshold)
+            )
+
+        return BatchWork(bundle, bundle.predict, values, num_threads, self.region)
 
 
 def classify_work(
@@ -113,29 +120,6 @@ def classify_work(
         face_detector=face_detector,
         detector_digest="" if detector is None else detector.bundle.digest,
     )
-
-
-class _ClassifyImages:
-    def __init__(self, spec: ClassifyWork, bundle: Bundle, num_threads: int) -> None:
-        self._spec, self._metadata = spec, bundle.metadata
-        self._rows = Rows(bundle)
-        self._run = BatchRunner(bundle, bundle.predict, num_threads, spec.region)
-
-    @property
-    def batch_size(self) -> int:
-        return self._run.batch_size
-
-    def __call__(self, images: Sequence[BulkImage]) -> list[Mapping[str, Any]]:
-        return [
-            self._rows.failed(image, found)
-            if isinstance(found, Exception)
-            else self._rows.of(image, prediction_values(self._decided(found)))
-            for image, found in zip(images, self._run(images), strict=True)
-        ]
-
-    def _decided(self, probabilities: NDArray[np.float32]) -> Prediction:
-        spec = self._spec
-        return decide(probabilities, self._metadata, top_k=spec.top_k, threshold=spec.threshold)
 
 
 class _ClassifyFaces:

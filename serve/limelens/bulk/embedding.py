@@ -6,7 +6,7 @@ The model gives both in one run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from limelens.bulk.batch_runner import BatchRunner
-from limelens.bulk.columns import Rows, fingerprint_of, schema_of
+from limelens.bulk.batch_work import BatchWork
+from limelens.bulk.columns import fingerprint_of, schema_of
 from limelens.bulk.model_file import ModelFile
 from limelens.bulk.predictions import PREDICTION, prediction_values
-from limelens.bulk.work import BulkImage, Work
-from limelens.serve.bundle import Bundle
+from limelens.bulk.work import Work
 from limelens.serve.bundle.session import unit_length
 from limelens.serve.decisions.decision import decide
 from limelens.serve.image import Region
+
+_Output = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,20 @@ class EmbedWork:
 
     def open(self, num_threads: int) -> Work:
         """See `WorkSpec`."""
-        return _EmbedImages(self, self.model.load(num_threads), num_threads)
+        bundle = self.model.load(num_threads)
+
+        def embed(images: NDArray[np.uint8]) -> Iterable[_Output]:
+            probabilities, vectors = bundle.predict_and_embed(images)
+            return zip(
+                probabilities, unit_length(vectors) if self.normalize else vectors, strict=True
+            )
+
+        def values(output: _Output) -> Mapping[str, Any]:
+            probabilities, vector = output
+            prediction = decide(probabilities, bundle.metadata, top_k=len(bundle.labels))
+            return prediction_values(prediction) | {"embedding": vector}
+
+        return BatchWork(bundle, embed, values, num_threads, self.region)
 
 
 def embed_work(
@@ -74,35 +88,3 @@ def embed_work(
     """
     model, bundle = ModelFile.read(path, device)
     return EmbedWork(model, region, normalize, bundle.embedding_size)
-
-
-class _EmbedImages:
-    def __init__(self, spec: EmbedWork, bundle: Bundle, num_threads: int) -> None:
-        self._bundle, self._normalize = bundle, spec.normalize
-        self._rows = Rows(bundle)
-        self._run = BatchRunner(bundle, self._embed, num_threads, spec.region)
-
-    @property
-    def batch_size(self) -> int:
-        return self._run.batch_size
-
-    def __call__(self, images: Sequence[BulkImage]) -> list[Mapping[str, Any]]:
-        return [
-            self._rows.failed(image, found)
-            if isinstance(found, Exception)
-            else self._row(image, *found)
-            for image, found in zip(images, self._run(images), strict=True)
-        ]
-
-    def _row(
-        self, image: BulkImage, probabilities: NDArray[np.float32], vector: NDArray[np.float32]
-    ) -> Mapping[str, Any]:
-        metadata = self._bundle.metadata
-        prediction = decide(probabilities, metadata, top_k=len(metadata.labels))
-        return self._rows.of(image, prediction_values(prediction) | {"embedding": vector})
-
-    def _embed(
-        self, images: NDArray[np.uint8]
-    ) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        probabilities, vectors = self._bundle.predict_and_embed(images)
-        return zip(probabilities, unit_length(vectors) if self._normalize else vectors, strict=True)
