@@ -38,12 +38,11 @@ def open_source(given: str, column: str = "") -> Source:
         names = [os.fspath(one)[_len_of(path) :] for one in walk(path).files]
         return _of_names(path, names, column, given)
     if path.exists():
-        if path.suffix.lower() not in (_TABLE, _SHARD) and not could_be_image(path):
-            raise InputError(f"{given}: {_packed(path.suffix) or f'{path.suffix}; {_EXPECTED}'}")
-        is_image = path.suffix.lower() not in (_TABLE, _SHARD)
-        if is_image:
-            return ImageFolder(path, [""])
-        return _of_names(path.parent, [path.name], column, given)
+        if path.suffix.lower() in (_TABLE, _SHARD):
+            return _of_names(path.parent, [path.name], column, given)
+        if not could_be_image(path):
+            raise InputError(f"{given}: {_packed(path.suffix) or f'not an image; {_EXPECTED}'}")
+        return ImageFolder(path, [""])
     matches = _matching(given)
     files = [one for one in map(Path, matches) if one.is_file()]
     if not files:
