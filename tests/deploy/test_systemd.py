@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,28 @@ def installed(folder: Path) -> Path:
     return folder / "opt"
 
 
+def is_removed(group: Path) -> bool:
+    """Removes a control group and those below, as far as their processes have ended."""
+    for one in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+        with suppress(OSError):
+            one.rmdir()
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
+
+
 @pytest.fixture
 def machine(
     tmp_path: Path, one_model: Path, authority: Callable[..., Any], tokens: Any
 ) -> Iterator[Machine]:
     tools = ("unshare", "nsenter", "mount", "ip", "systemctl")
     missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing or not SYSTEMD.is_file() or os.geteuid() != 0:
-        pytest.skip("a systemd of its own needs systemd, util-linux and the rights of root")
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    groups = next((Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2"), None)
+    if missing or not SYSTEMD.is_file() or groups is None or os.geteuid() != 0:
+        pytest.skip(
+            "a systemd of its own needs systemd, util-linux, cgroup2 and the rights of root"
+        )
     tmp_path.chmod(0o755)
     units, etc = tmp_path / "units", tmp_path / "etc"
     units.mkdir()
@@ -142,8 +157,11 @@ def machine(
     shutil.copy(ca.path, etc / "ca.pem")
     Image.new("RGB", (64, 64), (250, 0, 0)).save(etc / "red.png")
     opt = installed(tmp_path)
+    group = groups / f"limelens-{os.getpid()}"
+    group.mkdir()
     process = subprocess.Popen(
         [
+            *("sh", "-euc", 'echo $$ > "$0/cgroup.procs"; exec "$@"', str(group)),
             *("unshare", "--pid", "--fork", "--kill-child", "--mount", "--cgroup", "--net"),
             *("sh", "-euc", '. "$0"; exec sh "$@"', str(tmp_path / "mounts")),
             *(str(HERE / "systemd_alone.sh"), str(units), str(opt), str(etc)),
@@ -169,6 +187,7 @@ def machine(
     finally:
         process.kill()  # and with it all that it started
         process.communicate()
+        until(lambda: is_removed(group))
 
 
 def test_it_starts_reloads_is_restarted_by_the_watchdog_and_stops(machine: Machine) -> None:
