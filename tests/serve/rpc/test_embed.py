@@ -197,12 +197,13 @@ def test_images_past_their_deadline_never_run(start_server: Callable[..., Any], 
     )
     with Client(server.address, max_attempts=1) as client:
         with pytest.raises(ExpiredError):
-            client.embed([RED] * 5, timeout_s=0.3)
+            client.embed([RED] * 5, timeout_s=1.5)  # long enough to reach a busy server
         gate.opened.set()
         assert len(first.result().embeddings) == 1
         assert client.embed(RED).vectors.shape == (1, 3)
+    # Images of one request take turns with those of others: some go after the last answer.
+    until(lambda: server.counts().dropped == 5)
     assert server.counts().run == 2
-    assert server.counts().dropped == 5
 
 
 @pytest.mark.parametrize(
