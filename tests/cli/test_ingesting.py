@@ -179,7 +179,7 @@ def test_a_killed_run_resumes(
         until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 9)
         until(lambda: server.requests.total() == 9 + 4)
         killed.send_signal(how)
-        _, stderr = killed.communicate(timeout=10)
+        _, stderr = killed.communicate(timeout=60)
     assert killed.returncode == (-9 if how == signal.SIGKILL else 1)
     if how == signal.SIGINT:
         assert "run the same command again to continue" in stderr

@@ -94,7 +94,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, one_model: Path) -> dict[
 
 
 def page(http: str) -> str:
-    with urllib.request.urlopen(f"http://{http}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{http}/metrics", timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 

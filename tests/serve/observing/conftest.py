@@ -34,7 +34,7 @@ class Watched:
         self.http: str = server.server.http.address
 
     def get(self, path: str, method: str = "GET", **headers: str) -> Page:
-        connection = http.client.HTTPConnection(self.http, timeout=20)
+        connection = http.client.HTTPConnection(self.http, timeout=60)
         try:
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
@@ -78,7 +78,7 @@ class Gate:
             pass
 
     def wait_until_entered(self) -> None:
-        assert self.entered.acquire(timeout=20)
+        assert self.entered.acquire(timeout=60)
 
 
 @pytest.fixture

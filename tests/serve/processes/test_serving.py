@@ -206,7 +206,7 @@ def test_metrics_of_all_are_one_page_and_count_every_call(
     server = fleet("--http", http, "--drift-reference", str(index), "--drift-every-s", "0")
 
     def read(path: str) -> str:
-        with urllib.request.urlopen(f"http://{http}{path}", timeout=20) as page:
+        with urllib.request.urlopen(f"http://{http}{path}", timeout=60) as page:
             text: str = page.read().decode()
             return text
 

@@ -131,7 +131,7 @@ def test_closing_the_iterator_stops_the_work(
 def test_past_its_deadline_a_stream_ends_soon(
     client: Client, until_idle: Callable[[], float], slow: list[float]
 ) -> None:
-    updates = client.explain_stream(scene(), num_samples=MANY, timeout_s=0.8, **OPTIONS)
+    updates = client.explain_stream(scene(), num_samples=MANY, timeout_s=1.5, **OPTIONS)
     with pytest.raises(ExpiredError):
         list(updates)
     until_idle()
@@ -192,7 +192,7 @@ def test_the_best_explanation_in_some_time_comes_in_that_time(
 ) -> None:
     began = time.monotonic()
     found = asked.explain(scene(), num_samples=MANY, deadline_ms=400, **OPTIONS)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12
     assert 32 <= found.num_samples < MANY
     assert any("deadline of 400 ms passed" in warning for warning in found.warnings)
     assert found.explanations[0].label == "red"

@@ -87,7 +87,7 @@ class Process:
         return time.monotonic()
 
     def end(self) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 
@@ -169,7 +169,7 @@ def test_calls_in_flight_finish_after_sigterm(start_process: Callable[..., Proce
         [(answer, answered)] = answers
         assert answer[0].label == "green"
     assert process.end() == (0, "")
-    assert time.monotonic() - signalled < 10
+    assert time.monotonic() - signalled < 30
     watching.join()
     assert [state for state, _ in states] == [SERVING, NOT_SERVING]
     assert states[1][1] < answered
@@ -177,7 +177,7 @@ def test_calls_in_flight_finish_after_sigterm(start_process: Callable[..., Proce
 
 @pytest.mark.ci
 def test_past_the_grace_time_calls_are_ended(start_process: Callable[..., Process]) -> None:
-    process = start_process(slow_s=3.0, grace_s=0.3)
+    process = start_process(slow_s=6.0, grace_s=0.3)
     with Client(process.address, max_attempts=1) as client:
         errors: list[Exception] = []
 
@@ -192,7 +192,7 @@ def test_past_the_grace_time_calls_are_ended(start_process: Callable[..., Proces
         process.until_busy()
         signalled = process.send_signal()
         calling.join()
-        assert time.monotonic() - signalled < 3
+        assert time.monotonic() - signalled < 6
     assert [type(error) for error in errors] == [UnavailableError]
     assert process.end()[0] == 0
 
@@ -205,8 +205,8 @@ def test_a_watcher_of_the_health_does_not_hold_the_server(start_server: Callable
         with ThreadPoolExecutor(1) as pool:
             then = pool.submit(next, watching)
             began = time.monotonic()
-            server.stop(grace_s=15)
-            assert time.monotonic() - began < 5
+            server.stop(grace_s=60)
+            assert time.monotonic() - began < 30
             assert then.result().status == NOT_SERVING
 
 
@@ -471,13 +471,13 @@ def test_draining_is_part_of_the_grace_period(
         calling = asyncio.create_task(call())
         monkeypatch.setattr(server.open_calls, "drain", slow_by_async)
         began = time.monotonic()
-        await server.stop(2.0)
+        await server.stop(3.0)
         took_s = time.monotonic() - began
         assert server.open_calls.count == 1
         calling.cancel()
         return took_s
 
-    assert asyncio.run(start_and_stop()) < 3.5
+    assert asyncio.run(start_and_stop()) < 5.5
 
 
 @pytest.mark.parametrize("listen", ["unix:", "unix:/no/such/folder/s"])

@@ -60,15 +60,15 @@ def test_unary_calls_succeed_beside_4000_silent_connections(
     if num_connections < 1000:
         pytest.skip(f"this machine allows {num_connections} connections; raise `ulimit -n`")
     host, port = address.split(":")
-    with ExitStack() as silent, Client(address, timeout_s=20, max_attempts=1) as client:
+    with ExitStack() as silent, Client(address, timeout_s=60, max_attempts=1) as client:
         assert client.classify(RED)[0].label == "red"
         for _ in range(num_connections):
-            silent.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            silent.enter_context(socket.create_connection((host, int(port)), timeout=60))
         for _ in range(20):
             assert client.classify(RED)[0].label == "red"
         # A newcomer is answered too, on a connection of its own.
         own = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(address, own) as channel:
             newcomer = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
-            models = newcomer.ListModels(service_pb2.ListModelsRequest(), timeout=20)
+            models = newcomer.ListModels(service_pb2.ListModelsRequest(), timeout=60)
             assert [model.name for model in models.models] == ["colours"]

@@ -92,7 +92,7 @@ def test_a_number_without_end_is_not_read_to_its_end() -> None:
     began = time.process_time()
     check_fields(b"\x10" + b"\x80" * 20_000_000, CLASSIFY)
     check_fields(b"\x80" * 20_000_000, CLASSIFY)
-    assert time.process_time() - began < 0.5  # read byte by byte they take seconds
+    assert time.process_time() - began < 1.5  # read byte by byte they take seconds
 
 
 def test_a_tag_of_too_many_bits_counts_as_the_field_the_parser_reads() -> None:
@@ -115,7 +115,7 @@ def test_a_flood_never_holds_the_event_loop(start_server: Callable[..., Any]) ->
                 call(data, compression=grpc.Compression.Gzip)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     # Where any of these is built it is held for seconds.
-    assert server.server.pauses.longest_s < 0.5
+    assert server.server.pauses.longest_s < 1.5
 
 
 def test_a_blocked_loop_is_measured(start_server: Callable[..., Any]) -> None:

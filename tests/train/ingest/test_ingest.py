@@ -239,12 +239,12 @@ def test_slow_and_trickling_responses_end_at_the_deadline(
 ) -> None:
     def respond(handler: Handler) -> None:
         if where == "start":
-            server.stopped.wait(10)
+            server.stopped.wait(60)
             return
         if where == "body":
             handler.reply(length=5000)
         line = b"x" if where == "body" else b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1000
-        for byte in line * 100:
+        for byte in line * 2000:
             handler.wfile.write(bytes([byte]))
             if server.stopped.wait(0.02):
                 return
@@ -253,19 +253,19 @@ def test_slow_and_trickling_responses_end_at_the_deadline(
     start = time.monotonic()
     config = replace(QUICK, limits=replace(QUICK.limits, timeout_s=0.4, num_retries=1))
     assert result_of(url, config) == "no complete response within 0.4 s"
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
     assert server.requests["/slow"] == 2
 
 
 def test_a_claim_of_5_gb_is_refused_at_once(server: HostileServer, result_of: Any) -> None:
     def respond(handler: Handler) -> None:
         handler.reply(b"\xff\xd8", length=5_000_000_000)
-        server.stopped.wait(10)
+        server.stopped.wait(60)
 
     start = time.monotonic()
     reason = result_of(server.add("/huge", respond), replace(QUICK, limits=FetchLimits()))
     assert reason == "claims 5,000,000,000 bytes; the limit is 20,000,000"
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
     assert server.requests["/huge"] == 1
 
 

@@ -54,7 +54,7 @@ class StockClient:
         self._process.stdin.write("\n")
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

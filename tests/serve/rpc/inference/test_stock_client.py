@@ -155,7 +155,7 @@ def test_asynchronous_calls_work(stock: Stock) -> None:
         )
     found = []
     for _ in range(12):
-        colour, result, error = answers.get(timeout=20)
+        colour, result, error = answers.get(timeout=60)
         assert error is None, error
         found.append(numbers(result, "embedding")[0] == [value / 255 for value in colour])
     return found
@@ -172,7 +172,7 @@ def test_a_stream_keeps_its_order_and_survives_bad_requests(stock: Stock) -> Non
         client.async_stream_infer("colours", [tensor(values)], request_id=str(i))
     found = []
     for i in range(40):
-        result, error = answers.get(timeout=20)
+        result, error = answers.get(timeout=60)
         if error is not None:
             found.append(error.message())
             continue
