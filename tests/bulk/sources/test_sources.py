@@ -5,6 +5,8 @@ import os
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ def items(given: Path | str, most: int = 100, column: str = "") -> list[Item]:
 def read(given: Path | str, column: str = "") -> dict[str, bytes | str]:
     """The bytes of every image by name, or why there are none."""
     source = open_source(str(given), column)
-    reader = Reader(source.column, FetchLimits(max_bytes=1000, num_retries=0))
-    images = [image for chunk in source.chunks(2) for image in reader.read(chunk)]
+    with closing(Reader(source.column, FetchLimits(max_bytes=1000, num_retries=0))) as reader:
+        images = [image for chunk in source.chunks(2) for image in reader.read(chunk)]
     return {image.path: image.error if image.data is None else image.data for image in images}
 
 
@@ -133,13 +135,18 @@ class TestTables:
         assert "ftp: is not read" in errors[2]
         assert errors[3] == "no URL"
 
-    def test_urls_are_fetched(self, tmp_path: Path, site: str) -> None:
-        urls = [f"{site}/a", f"{site}/missing", f"{site}/large", f"{site}/b"]
+    def test_urls_are_fetched(self, tmp_path: Path, site: Site) -> None:
+        urls = [f"{site.url}/{name}" for name in ("a", "missing", "large", "b")]
         path = table(tmp_path / "a.parquet", {"url": urls})
         found = list(read(path).values())
         assert found == [
             b"/a", "HTTP status 404", "claims 2,000 bytes; the limit is 1,000", b"/b",
         ]  # fmt: skip
+
+    def test_batches_of_urls_share_their_connections(self, tmp_path: Path, site: Site) -> None:
+        urls = [f"{site.url}/{number}" for number in range(12)]
+        assert len(read(table(tmp_path / "a.parquet", {"url": urls}))) == 12
+        assert site.num_connections <= 2
 
     def test_units_follow_row_groups_and_large_ones_are_divided(self, tmp_path: Path) -> None:
         small = table(tmp_path / "small.parquet", {"image": [b"a"] * 20}, 4)
@@ -164,9 +171,25 @@ class TestTables:
         assert "no column 'n' of images" in str(next(iter(read(path, "n").values())))
 
 
+@dataclass
+class Site:
+    """A server on this machine."""
+
+    url: str = ""
+    num_connections: int = 0
+
+
 @pytest.fixture
-def site() -> Iterator[str]:
+def site() -> Iterator[Site]:
+    site = Site()
+
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            site.num_connections += 1
+            super().setup()
+
         def do_GET(self) -> None:
             body = bytes(2000) if self.path == "/large" else self.path.encode()
             self.send_response(404 if self.path == "/missing" else 200)
@@ -180,7 +203,8 @@ def site() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    site.url = f"http://127.0.0.1:{server.server_port}"
+    yield site
     server.shutdown()
     thread.join()
     server.server_close()

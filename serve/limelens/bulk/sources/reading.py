@@ -35,11 +35,18 @@ class Reader:
         self._limits = limits or FetchLimits(max_bytes=100_000_000)
         self._threads = ThreadPoolExecutor(_AT_ONCE, "limelens-read")
         self._rows: _Rows | None = None
+        self._web: _Web | None = None
+
+    def close(self) -> None:
+        """Ends its threads and connections."""
+        self._threads.shutdown()
+        if self._web is not None:
+            self._web.close()
 
     def read(self, items: Sequence[Item]) -> list[BulkImage]:
         """The images in their order; from one thread at a time."""
         urls = [item for item in items if item.place is Place.URL]
-        fetched = iter(asyncio.run(self._fetch(urls)) if urls else ())
+        fetched = iter(self._fetch(urls) if urls else ())
         files = iter(self._threads.map(self._read_file, (
             item for item in items if item.place in (Place.FILE, Place.PART)
         )))  # fmt: skip
@@ -87,18 +94,37 @@ class Reader:
             )
         return BulkImage(item.name, data)
 
+    def _fetch(self, items: Sequence[Item]) -> list[BulkImage]:
+        if self._web is None:
+            self._web = _Web(self._limits)
+        return self._web.fetch(items)
+
+
+class _Web:
+    """Fetches URLs; what one batch of them has connected to, the next one need not."""
+
+    def __init__(self, limits: FetchLimits) -> None:
+        self._runner = asyncio.Runner()
+        self._fetcher = Fetcher(limits)
+
+    def fetch(self, items: Sequence[Item]) -> list[BulkImage]:
+        return self._runner.run(self._fetch(items))
+
+    def close(self) -> None:
+        self._runner.run(self._fetcher.__aexit__())
+        self._runner.close()
+
     async def _fetch(self, items: Sequence[Item]) -> list[BulkImage]:
         turns = asyncio.Semaphore(_URLS_AT_ONCE)
-        async with Fetcher(self._limits) as fetcher:
 
-            async def fetch(item: Item) -> BulkImage:
-                async with turns:
-                    try:
-                        return BulkImage(item.name, await fetcher.fetch(item.file.decode()))
-                    except (FetchError, UnicodeDecodeError) as error:
-                        return BulkImage(item.name, None, first_line(error))
+        async def fetch(item: Item) -> BulkImage:
+            async with turns:
+                try:
+                    return BulkImage(item.name, await self._fetcher.fetch(item.file.decode()))
+                except (FetchError, UnicodeDecodeError) as error:
+                    return BulkImage(item.name, None, first_line(error))
 
-            return await asyncio.gather(*map(fetch, items))
+        return await asyncio.gather(*map(fetch, items))
 
 
 class _Rows:
