@@ -26,18 +26,13 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start() -> Iterator[Start]:
     """Starts a command; whatever is left of it is killed after the test."""
-    # It takes a second of each of the processes that Ray starts; jsonschema can do without.
-    (tmp_path / "quick").mkdir()
-    (tmp_path / "quick" / "rfc3987_syntax.py").write_text("raise ImportError('left out')")
-    path = f"{tmp_path / 'quick'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: object) -> subprocess.Popen[str]:
         one = subprocess.Popen(
             [sys.executable, "-m", "limelens.cli", "bulk", *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

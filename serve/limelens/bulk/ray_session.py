@@ -39,6 +39,12 @@ _PAUSE_S: Final = 0.1
 _PREFIX: Final = "limelens-ray-"
 _MARK: Final = "LIMELENS_RAY_FOLDER"
 """In the environment of all of a Ray's processes: they rename themselves and lose their parents."""
+_SLOW: Final = "rfc3987_syntax"
+"""Takes two seconds of each process that imports Ray, to check addresses that nobody checks.
+
+Jupyter, among others, brings it along; where it cannot be imported, jsonschema does without.
+"""
+_NOT_STARTED: Final = ("start_monitor", "start_log_monitor", "start_api_server")
 _SILENT: Final = logging.CRITICAL + 1
 _STORE_BYTES: Final = 128 * 1024**2
 """Of Ray's store of objects: units are on disk, and only their numbers pass through it."""
@@ -46,6 +52,24 @@ _STORE_BYTES: Final = 128 * 1024**2
 
 class RayError(LimelensError):
     """Ray could not be started or reached, or it ended in the middle."""
+
+
+def import_ray() -> None:
+    """Imports Ray and what is needed of it, as fast as that can be done.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    is_there = _SLOW in sys.modules
+    if not is_there:
+        sys.modules[_SLOW] = None  # type: ignore[assignment]
+    try:
+        import ray.data  # noqa: F401
+    finally:
+        if not is_there:
+            del sys.modules[_SLOW]
 
 
 @contextlib.contextmanager
@@ -62,8 +86,7 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
         RayError: It cannot be started or reached.
         ModuleNotFoundError: Ray is not installed.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    import_ray()
     import ray
     from ray.data import DataContext
 
@@ -125,25 +148,60 @@ def _start(num_cpus: int, noted: Path) -> None:
         folder = tempfile.mkdtemp(prefix=_PREFIX)
         with noted.open("a") as file:
             file.write(f"{folder}\n")
-        os.environ[_MARK] = folder
         try:
-            ray.init(
-                "local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=_SILENT,
-                object_store_memory=_STORE_BYTES,
-                _temp_dir=folder,
-            )
+            with _environment(folder), _few_processes():
+                ray.init(
+                    "local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=_SILENT,
+                    object_store_memory=_STORE_BYTES,
+                    _temp_dir=folder,
+                )
             return
         except Exception as error:  # Ray raises Exception itself if a process is late
             ray.shutdown()
             _end_processes_of(folder)
             if attempt + 1 == _ATTEMPTS:
                 raise RayError(f"Ray could not be started: {first_line(error)}") from error
-        finally:
-            del os.environ[_MARK]
+
+
+@contextlib.contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    """What all processes of a Ray see: whose they are, and a `_SLOW` that cannot be imported."""
+    slow = Path(folder, "left_out", f"{_SLOW}.py")
+    slow.parent.mkdir()
+    slow.write_text("raise ImportError(__name__)\n")
+    path = os.environ.get("PYTHONPATH")
+    os.environ[_MARK] = folder
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(slow.parent), *([path] if path else [])])
+    try:
+        yield
+    finally:
+        del os.environ[_MARK], os.environ["PYTHONPATH"]
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
+
+
+@contextlib.contextmanager
+def _few_processes() -> Iterator[None]:
+    """Has Ray start without an autoscaler, a forwarder of logs, and a dashboard.
+
+    `ray start` has options for it, `ray.init` none; without a front, the dashboard only reports
+    usage. Each is a process of Python, and Ray waits for the dashboard. A Ray that does not know
+    these names starts all of them, which costs time and nothing else.
+    """
+    from ray._private.node import Node
+
+    kept = {name: getattr(Node, name) for name in _NOT_STARTED if hasattr(Node, name)}
+    try:
+        for name in kept:
+            setattr(Node, name, lambda *_, **__: None)
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
 
 
 def _end_processes_of(folder: str) -> None:

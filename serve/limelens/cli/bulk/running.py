@@ -46,7 +46,9 @@ def run(
         LimelensError: It cannot be done.
         typer.Exit: It was stopped.
     """
-    import ray  # noqa: F401  the extra that is missing, if one is
+    from limelens.bulk.ray_session import import_ray
+
+    import_ray()
 
     from limelens.bulk.running import run_bulk
     from limelens.bulk.sources import open_source
