@@ -95,6 +95,12 @@ class TestFolders:
         with pytest.raises(InputError, match="no such file or folder"):
             open_source(str(tmp_path / "*.tar"))
 
+    @pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.png"])
+    def test_a_pipe_is_refused_and_not_read(self, tmp_path: Path, name: str) -> None:
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="neither a file nor a folder"):
+            open_source(str(tmp_path / name))
+
     def test_an_image_keeps_its_digest_when_others_come(self, tmp_path: Path) -> None:
         write(tmp_path, "b.png")
         (before,) = items(tmp_path)
@@ -162,6 +168,22 @@ class TestTables:
         found = read(tmp_path)
         assert found["a.parquet#0"] == b"a"
         assert "the table cannot be read" in str(found["b.parquet"])
+
+    @pytest.mark.parametrize("is_dictionary", [False, True])
+    def test_a_path_that_is_not_utf_8_is_a_row_with_the_reason(
+        self, tmp_path: Path, is_dictionary: bool
+    ) -> None:
+        write(tmp_path, "a.png")
+        paths: Any = pa.array([b"a.png", b"\xff.png", None]).view(pa.string())
+        path = table(
+            tmp_path / "a.parquet", {"path": paths.dictionary_encode() if is_dictionary else paths}
+        )
+        assert read(path) == {"a.png": b"a.png", "\\xff.png": "not UTF-8", "a.parquet#2": "no URL"}
+
+    def test_structs_without_bytes_are_no_images(self, tmp_path: Path) -> None:
+        path = table(tmp_path / "a.parquet", {"image": [{"bytes": "text"}]})
+        with pytest.raises(InputError, match="no column of images"):
+            open_source(str(path))
 
     def test_a_column_can_be_named_and_must_be_there(self, tmp_path: Path) -> None:
         path = table(tmp_path / "a.parquet", {"x": [b"x"], "y": [b"y"], "n": [1]})
@@ -264,3 +286,42 @@ class TestShards:
     def test_items_are_parts_of_the_file(self, tmp_path: Path) -> None:
         (item,) = items(shard(tmp_path / "a.tar", "0.jpg"))
         assert (item.place, item.position % 512, item.size_bytes) == (Place.PART, 0, 500)
+
+    @pytest.mark.parametrize(
+        ("kind", "num_bytes", "reason"),
+        [
+            (tarfile.REGTYPE, -512, "has -512 bytes"),
+            (tarfile.REGTYPE, 2**63, "too large"),
+            (tarfile.GNUTYPE_LONGNAME, 2**40, "a head of"),
+            (tarfile.XHDTYPE, 2**40, "a head of"),
+        ],
+    )
+    def test_a_damaged_head_ends_a_shard(
+        self, tmp_path: Path, kind: bytes, num_bytes: int, reason: str
+    ) -> None:
+        shard(tmp_path / "a.tar", "0.jpg")
+        member = tarfile.TarInfo("1.txt")
+        member.type, member.size = kind, num_bytes
+        head = member.tobuf(tarfile.GNU_FORMAT)
+        with (tmp_path / "a.tar").open("r+b") as file:
+            file.seek(1024)  # after the head and the 500 bytes of the first
+            file.write(head + bytes(4096))
+        found = read(tmp_path)
+        assert found["a.tar/0.jpg"] == b"0.jpg" * 100
+        assert "cannot be read beyond 1 images" in str(found["a.tar"])
+        assert reason in str(found["a.tar"])
+
+    def test_heads_that_lead_back_end_a_shard(self, tmp_path: Path) -> None:
+        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            for name, size in (("0.jpg", "0"), ("1.jpg", "-512")):
+                member = tarfile.TarInfo(name)
+                member.pax_headers = {"size": size}
+                tar.addfile(member)
+        found = read(tmp_path)
+        assert found["a.tar/0.jpg"] == b""
+        assert "1.jpg has -512 bytes" in str(found["a.tar"])
+
+    def test_thousands_of_heads_for_one_member_end_a_shard(self, tmp_path: Path) -> None:
+        head = tarfile.TarInfo.create_pax_global_header({"comment": "x"})
+        (tmp_path / "a.tar").write_bytes(head * 3000 + bytes(10240))
+        assert "beyond 0 images" in str(read(tmp_path)["a.tar"])

@@ -38,6 +38,8 @@ def open_source(given: str, column: str = "") -> Source:
         names = [os.fspath(one)[_len_of(path) :] for one in walk(path).files]
         return _of_names(path, names, column, given)
     if path.exists():
+        if not path.is_file():  # reading a pipe might never end
+            raise InputError(f"{given} is neither a file nor a folder; {_EXPECTED}")
         if path.suffix.lower() in (_TABLE, _SHARD):
             return _of_names(path.parent, [path.name], column, given)
         if not could_be_image(path):

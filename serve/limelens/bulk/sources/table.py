@@ -74,7 +74,7 @@ class Tables:
         folder = (self.root / name).absolute().parent
         row = 0
         for batch in table.iter_batches(columns=[self.column]):
-            for text in batch.column(0).to_pylist():
+            for text in _as_texts(batch.column(0)):
                 yield _text_item(name, folder, row, text)
                 row += 1
 
@@ -113,13 +113,18 @@ def _kind(schema: Any, column: str) -> str:
     kind = schema.field(index).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+    if _is_bytes(kind):
         return "bytes"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "text"
     # As Hugging Face writes images.
-    is_struct: bool = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    return "struct" if is_struct else ""
+    index = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return "struct" if index >= 0 and _is_bytes(kind.field(index).type) else ""
+
+
+def _is_bytes(kind: Any) -> bool:
+    types = pa.types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def _pieces(metadata: Any, most: int) -> Iterator[tuple[int, int]]:
@@ -149,8 +154,28 @@ def _row(name: str, path: Path, row: int) -> Item:
     )
 
 
-def _text_item(name: str, folder: Path, row: int, text: str | None) -> Item:
+def _as_texts(column: Any) -> list[str | bytes | None]:
+    """The values of a column of text; those that are not UTF-8 as bytes."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return [_as_text(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _as_text(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _text_item(name: str, folder: Path, row: int, text: str | bytes | None) -> Item:
     identity = b"%s\0%d" % (os.fsencode(name), row)
+    if isinstance(text, bytes):
+        called = text.decode(errors="backslashreplace")
+        return Item(called, identity, Place.NOWHERE, error="not UTF-8")
     called = text or f"{shown(name)}#{row}"
     try:
         url = resolve((text or "").strip(), folder)
