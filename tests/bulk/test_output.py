@@ -123,6 +123,32 @@ def test_a_damaged_part_is_done_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [whole.name]
 
 
+def test_a_part_whose_footer_is_damaged_is_done_again(tmp_path: Path) -> None:
+    part = write(tmp_path, 0, "a.png")
+    data = bytearray(part.read_bytes())
+    data[-30:-10] = b"\xff" * 20
+    part.write_bytes(data)
+    assert len(read_written(tmp_path).digests) == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 1}', '{"format": 1, "input": [], "runs": "1"}']
+)
+def test_a_damaged_manifest_is_told(tmp_path: Path, images: Path, content: str) -> None:
+    out = tmp_path / "out"
+    opened(out, images)
+    (out / STATE / "manifest.json").write_text(content)
+    with pytest.raises(OutputError, match="cannot be read; name another --out"):
+        opened(out, images)
+
+
+def test_an_output_within_its_input_is_no_part_of_it(images: Path) -> None:
+    opened(images / "out", images)
+    assert list(open_source(str(images)).chunks(9)) == [
+        [Item("0.png", b"0.png", Place.FILE, bytes(images / "0.png"))]
+    ]
+
+
 def test_an_image_in_two_parts_is_told(tmp_path: Path) -> None:
     write(tmp_path, 0, "a.png", "b.png")
     write(tmp_path, 1, "b.png")

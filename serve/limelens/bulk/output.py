@@ -36,6 +36,7 @@ from limelens.serve.wording import listed
 
 STATE: Final = "_limelens"
 _FORMAT: Final = 1
+_MANIFEST: Final = {"input": dict, "files": dict, "work": str, "made_by": dict, "runs": int}
 _AGAIN: Final = "name another --out, or begin again with --restart"
 
 
@@ -171,6 +172,8 @@ def _read(manifest: Path) -> dict[str, Any] | None:
                 f"{manifest}: format {found}, of limelens {document['limelens']}; expected "
                 f"{_FORMAT}; use that version, or name another --out"
             )
+        if any(not isinstance(document[name], kind) for name, kind in _MANIFEST.items()):
+            raise TypeError
         return dict(document)
     except FileNotFoundError:
         return None

@@ -89,11 +89,17 @@ def read_footer(path: Path) -> Footer:
     """What a part says of itself.
 
     Raises:
-        pa.ArrowException, OSError, ValueError: It is damaged, or no part.
+        pa.ArrowException, ValueError: It is damaged, or no part.
+        OSError: It cannot be read.
     """
-    with pq.ParquetFile(path) as file:
-        metadata = file.schema_arrow.metadata or {}
-        num_rows = file.metadata.num_rows
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.schema_arrow.metadata or {}
+            num_rows = file.metadata.num_rows
+    except OSError as error:
+        if error.errno is None:  # pyarrow's own, of what it read
+            raise ValueError(f"{path}: {error}") from error
+        raise
     if _IMAGES not in metadata:
         raise ValueError("it does not say which images it is of")
     digests = np.frombuffer(base64.b64decode(metadata[_IMAGES]), "<u8").astype(np.uint64)

@@ -62,7 +62,7 @@ def run(
                 work(),
                 source,
                 run.out,
-                {name: str(value) for name, value in made_by.items() if value not in (None, False)},
+                {name: str(value) for name, value in made_by.items() if _is_given(value)},
                 Workers(run.workers, run.threads, _wants_gpu(device), run.address),
                 unit_size=run.images_per_file or images_per_file,
                 restart=run.restart,
@@ -75,6 +75,10 @@ def run(
         print_json({**report.to_json(), "out": str(run.out)})
     else:
         _print(report, run.out)
+
+
+def _is_given(value: Any) -> bool:
+    return not (value is None or value is False or value == () or value == [])
 
 
 def _wants_gpu(device: Literal["auto", "cpu", "cuda"]) -> bool | None:

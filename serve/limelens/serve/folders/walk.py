@@ -1,7 +1,7 @@
 """Walks through a folder: its files, and what was left out with the reason.
 
-Skips hidden files and those of operating systems. Follows links to folders, each folder once.
-Reads no file.
+Skips hidden files, those of operating systems and of `limelens bulk`. Follows links to folders,
+each folder once. Reads no file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 
 from limelens.serve.image import SUFFIXES
 
-_OF_SYSTEMS: Final = (
+_NOT_OURS: Final = (
     "#recycle", "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "icon\r",
-    "lost+found", "system volume information", "thumbs.db",
+    "lost+found", "system volume information", "thumbs.db", "_limelens",
 )  # fmt: skip
-"""Files and folders of Windows, macOS and network disks, in lower case."""
+"""Files and folders of Windows, macOS, network disks and bulk outputs, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def could_be_image(path: Path) -> bool:
 def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.name.lower() not in _OF_SYSTEMS:
+            if not entry.name.startswith(".") and entry.name.lower() not in _NOT_OURS:
                 yield entry
 
 
