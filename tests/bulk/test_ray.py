@@ -79,10 +79,12 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.mark.ci
 def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
-    tmp_path: Path, one_model: Path, start: Start
+    tmp_path: Path, one_model: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = tmp_path / "images"
+    images, home = tmp_path / "images", tmp_path / "home"
     images.mkdir()
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     write_images(images)
     for number in range(30):
         Image.new("RGB", (64, 64), (8 * number, 255 - 8 * number, 0)).save(
@@ -110,6 +112,7 @@ def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
         assert second.returncode == 0, errors
         report = json.loads(output)
     assert "ray" not in errors.lower()
+    assert list(home.iterdir()) == []
     assert report["done_before"] >= 4
     assert report["rows"] == report["images"] == GOOD + BAD + 30
     assert report["errors"] == BAD

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -17,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import first_line
@@ -36,6 +39,7 @@ _QUIET: Final = {
 _ATTEMPTS: Final = 5
 _REMOVALS: Final = 50
 _PAUSE_S: Final = 0.1
+_KNOCK_S: Final = 10.0
 _PREFIX: Final = "limelens-ray-"
 _MARK: Final = "LIMELENS_RAY_FOLDER"
 """In the environment of all of a Ray's processes: they rename themselves and lose their parents."""
@@ -44,6 +48,8 @@ _SLOW: Final = "rfc3987_syntax"
 
 Jupyter, among others, brings it along; where it cannot be imported, jsonschema does without.
 """
+_TOKEN: Final = secrets.token_hex(32)
+"""Of every Ray that this process starts; Ray reads it once."""
 _NOT_STARTED: Final = ("start_monitor", "start_log_monitor", "start_api_server")
 _SILENT: Final = logging.CRITICAL + 1
 _STORE_BYTES: Final = 128 * 1024**2
@@ -97,6 +103,9 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
     with contextlib.ExitStack() as leaving:
         leaving.callback(_remove_folders, noted)
         leaving.enter_context(_silent_libraries())
+        # Ray prints there what befalls its workers, whatever it is told about logs, and to the end.
+        nowhere = leaving.enter_context(Path(os.devnull).open("w"))
+        leaving.enter_context(contextlib.redirect_stdout(nowhere))
         leaving.callback(ray.shutdown)
         if address is None:
             _start(num_cpus, noted)
@@ -108,9 +117,6 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        # Ray prints there what befalls its workers, whatever it is told about logs.
-        nowhere = leaving.enter_context(Path(os.devnull).open("w"))
-        leaving.enter_context(contextlib.redirect_stdout(nowhere))
         yield
 
 
@@ -132,12 +138,23 @@ def _connect(address: str) -> None:
     import ray
 
     try:
+        if address != "auto":
+            _knock(address)
         ray.init(address, log_to_driver=False, logging_level=_SILENT)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RayError(
-            f"no Ray at {address}: {first_line(error)}; expected HOST:PORT, ray://HOST:PORT or "
-            "auto on a machine of the cluster"
+            f"no Ray at {address}: {first_line(error)}; expected HOST:PORT or auto on a machine of "
+            "the cluster, and its token, if it has one"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Connects to an address, where Ray would try for minutes."""
+    place = urlsplit(f"//{address}")
+    if place.hostname is None or place.port is None:
+        raise ValueError("not HOST:PORT")
+    with socket.create_connection((place.hostname, place.port), _KNOCK_S):
+        pass
 
 
 def _start(num_cpus: int, noted: Path) -> None:
@@ -169,19 +186,22 @@ def _start(num_cpus: int, noted: Path) -> None:
 
 @contextlib.contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """What all processes of a Ray see: whose they are, and a `_SLOW` that cannot be imported."""
+    """What a Ray's processes see: whose they are, their token, a `_SLOW` that is not there."""
     slow = Path(folder, "left_out", f"{_SLOW}.py")
     slow.parent.mkdir()
     slow.write_text("raise ImportError(__name__)\n")
-    path = os.environ.get("PYTHONPATH")
-    os.environ[_MARK] = folder
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(slow.parent), *([path] if path else [])])
+    path = [str(slow.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    before = dict(os.environ)
+    os.environ.update({_MARK: folder, "PYTHONPATH": os.pathsep.join(path)})
+    # Ray would write one to the home folder, and leave it there.
+    os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
     try:
         yield
     finally:
-        del os.environ[_MARK], os.environ["PYTHONPATH"]
-        if path is not None:
-            os.environ["PYTHONPATH"] = path
+        for name in (_MARK, "PYTHONPATH", "RAY_AUTH_TOKEN"):
+            os.environ.pop(name)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ and results go from and to files. A process that dies is started again, and its 
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,8 +20,12 @@ from limelens.bulk.ray_session import RayError
 from limelens.bulk.sources import Reader
 from limelens.bulk.unit import Done, Units
 from limelens.bulk.work import WorkSpec
+from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import first_line
+
+_CREATING: Final = "error raised in its creation task"
+"""Of an actor. `UnitsActor` catches what it raises itself: what is left is its way to there."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Job:
         root: The input, which must be there.
         column: Of tables.
         num_threads: Of onnxruntime.
+        version: Of limelens; another one might make other rows.
     """
 
     spec: WorkSpec
@@ -44,6 +50,7 @@ class Job:
     root: Path
     column: str
     num_threads: int
+    version: str = field(default_factory=package_version)
 
 
 class BulkFailedError(LimelensError):
@@ -57,10 +64,7 @@ class UnitsActor:
         # An error raised here would reach the user as Ray's own, with a traceback.
         self._failure = ""
         try:
-            if not job.root.exists():
-                raise BulkFailedError(
-                    f"{job.root} is not there; expected the input at one place on all machines"
-                )
+            _check_machine(job)
             self._units = Units(
                 job.out,
                 job.staging,
@@ -83,6 +87,27 @@ class UnitsActor:
         if self._failure:
             return _row(-1, {}, 0.0, self._failure)
         return _row(done.num_images, done.errors, done.seconds, "")
+
+
+def _check_machine(job: Job) -> None:
+    """Whether this machine is like the one that the command runs on.
+
+    Raises:
+        BulkFailedError: It has another limelens, or no input, or where that should be mounted an
+            empty folder.
+        OSError: The input cannot be listed.
+    """
+    if job.version != package_version():
+        raise BulkFailedError(f"limelens {package_version()}; expected {job.version} everywhere")
+    if job.root.is_dir():
+        with os.scandir(job.root) as entries:
+            is_there = next(entries, None) is not None
+    else:
+        is_there = job.root.exists()
+    if not is_there:
+        raise BulkFailedError(
+            f"{job.root} is not there, or empty; expected the input at one place on all machines"
+        )
 
 
 def _row(
@@ -137,6 +162,11 @@ def do_units(job: Job, num_units: int, num_workers: int, *, on_gpu: bool) -> Ite
                     raise BulkFailedError(document["failure"])
                 yield Done(int(num_images), document["errors"], float(seconds))
     except (ray.exceptions.RayError, ConnectionError) as error:
+        if _CREATING in str(error):
+            raise BulkFailedError(
+                f"a worker could not be started: {str(error).strip().splitlines()[-1]}; expected "
+                f"limelens[bulk] {job.version} on all machines"
+            ) from error
         raise RayError(
             f"Ray ended in the middle: {first_line(error)}; the same command goes on"
         ) from error

@@ -76,7 +76,7 @@ def read_run(
     address: Annotated[
         str | None,
         _work_option(
-            "A Ray cluster to work on: HOST:PORT, ray://HOST:PORT, or auto on a machine of it. "
+            "A Ray cluster to work on: HOST:PORT or auto, on a machine of it. "
             "INPUT and --out must be on storage that all machines share.",
             metavar="ADDRESS",
             show_default="this machine",
