@@ -77,10 +77,10 @@ def test_a_unit_whose_part_is_there_is_not_done_again(
 ) -> None:
     plan_of(images, staging)
     do_unit(out, staging)
-    before = part_of(out).stat()
+    before = part_of(out).stat().st_ino
     again = do_unit(out, staging)
     assert (again.num_images, again.seconds) == (10, 0)
-    assert part_of(out).stat() == before
+    assert part_of(out).stat().st_ino == before
 
 
 def test_an_image_that_kills_its_worker_is_given_up_and_the_others_have_rows(
