@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -43,6 +44,18 @@ class TestFolders:
     def test_images_below_are_sorted_and_other_files_left_out(self, tmp_path: Path) -> None:
         write(tmp_path, "b/2.png", "a.jpg", "b/1.WEBP", "notes.txt", ".hidden.png", "b/plain")
         assert list(read(tmp_path)) == ["a.jpg", "b/1.WEBP", "b/2.png", "b/plain"]
+
+    def test_a_listed_folder_takes_hardly_more_memory_than_its_names(self, tmp_path: Path) -> None:
+        names = [f"{number % 7}/image-{number:06}.jpg" for number in range(2000)]
+        write(tmp_path, *names)
+        tracemalloc.start()
+        try:
+            source = open_source(str(tmp_path))
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert list(source.names) == sorted(names)
+        assert kept < 2 * sum(map(len, names))
 
     def test_links_that_form_a_loop_end(self, tmp_path: Path) -> None:
         write(tmp_path, "a/1.png")

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
 from limelens.bulk.sources.item import Item, Place
-from limelens.bulk.sources.source import in_chunks, shown
+from limelens.bulk.sources.source import Source, in_chunks, shown
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """The images in a folder and below, or one image.
+class Names:
+    """Names, packed: millions of them, of which a list would take several times as much memory."""
 
-    Args:
-        root: The folder, or the image.
-        names: Paths in the folder, sorted.
-    """
+    def __init__(self) -> None:
+        self._packed: list[bytes] = []
 
-    root: Path
-    names: Sequence[str]
-    column: str = ""
+    def add(self, names: Iterable[str]) -> None:
+        """Appends some, many at a time."""
+        if packed := b"\0".join(map(os.fsencode, names)):
+            self._packed.append(packed)
 
-    @property
-    def made_of(self) -> Mapping[str, str]:
-        """See `Source`."""
-        return {"kind": "images", "path": shown(self.root.resolve())}
+    def __bool__(self) -> bool:
+        return bool(self._packed)
+
+    def __iter__(self) -> Iterator[str]:
+        for packed in self._packed:
+            yield from map(os.fsdecode, packed.split(b"\0"))
+
+
+class ImageFolder(Source):
+    """The images in a folder and below, or one image, whose name is empty."""
+
+    kind = "images"
 
     @property
     def files(self) -> Mapping[str, tuple[int, int]]:
@@ -36,11 +40,13 @@ class ImageFolder:
 
     def chunks(self, most: int) -> Iterator[list[Item]]:
         """See `Source`."""
-        return in_chunks(map(self._item, self.names), most)
+        root = os.fsencode(self.root.absolute())
+        below = root.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
 
-    def _item(self, name: str) -> Item:
-        # An image that was given itself has no name below it.
-        file = os.fsencode(self.root.absolute() / name if name else self.root.absolute())
-        return Item(
-            shown(name or self.root.name), os.fsencode(name or self.root.name), Place.FILE, file
-        )
+        def item(name: str) -> Item:
+            # An image that was given itself has no name below it.
+            called = name or self.root.name
+            place = below + os.fsencode(name) if name else root
+            return Item(shown(called), os.fsencode(called), Place.FILE, place)
+
+        return in_chunks(map(item, self.names), most)

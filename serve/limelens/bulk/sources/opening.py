@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import glob
 import os
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
 from typing import Final
 
-from limelens.bulk.sources.folder import ImageFolder
+from limelens.bulk.sources.folder import ImageFolder, Names
 from limelens.bulk.sources.item import InputError
 from limelens.bulk.sources.shards import Shards
 from limelens.bulk.sources.source import Source
 from limelens.bulk.sources.table import Tables, usual_column
-from limelens.serve.folders import could_be_image, walk
+from limelens.serve.folders import could_be_image, names_by_folder
 from limelens.serve.image import SUFFIXES
 
 _TABLE: Final = ".parquet"
 _SHARD: Final = ".tar"
 _PACKED: Final = (".tgz", ".gz", ".zst", ".bz2", ".xz")
+_AT_ONCE: Final = 10_000
 _EXPECTED: Final = "expected images, Parquet files or .tar shards"
 
 
@@ -34,14 +37,12 @@ def open_source(given: str, column: str = "") -> Source:
     """
     path = Path(given)
     if path.is_dir():
-        # Of the files alone: a list of a million does not stay in memory as paths.
-        names = [os.fspath(one)[_len_of(path) :] for one in walk(path).files]
-        return _of_names(path, names, column, given)
+        return _of_names(path, _names_in(path), column, given)
     if path.exists():
         if not path.is_file():  # reading a pipe might never end
             raise InputError(f"{given} is neither a file nor a folder; {_EXPECTED}")
         if path.suffix.lower() in (_TABLE, _SHARD):
-            return _of_names(path.parent, [path.name], column, given)
+            return _of_names(path.parent, [[path.name]], column, given)
         if not could_be_image(path):
             raise InputError(f"{given}: {_packed(path.suffix) or f'not an image; {_EXPECTED}'}")
         return ImageFolder(path, [""])
@@ -50,19 +51,33 @@ def open_source(given: str, column: str = "") -> Source:
     if not files:
         raise InputError(f"{given}: no such file or folder; {_EXPECTED}")
     root = Path(os.path.commonpath([one.parent for one in files]))
-    return _of_names(root, [os.fspath(one.relative_to(root)) for one in files], column, given)
+    names = [os.fspath(one.relative_to(root)) for one in files]
+    return _of_names(root, [names], column, given)
 
 
-def _of_names(root: Path, names: list[str], column: str, given: str) -> Source:
+def _names_in(folder: Path) -> Iterator[list[str]]:
+    """Paths in a folder, some thousand at a time, each time of one folder."""
+    for inner, names in names_by_folder(folder):
+        place = "" if inner == folder else f"{inner.relative_to(folder)}{os.sep}"
+        for first in range(0, len(names), _AT_ONCE):
+            yield [place + name for name in names[first : first + _AT_ONCE]]
+
+
+def _of_names(root: Path, folders: Iterable[list[str]], column: str, given: str) -> Source:
     """The source of files in a folder: images if there are any, else tables, else shards."""
-    of_suffix: dict[str, list[str]] = {}
-    for name in names:
-        of_suffix.setdefault(PurePath(name).suffix.lower(), []).append(name)
-    if any(suffix in of_suffix for suffix in SUFFIXES):
+    suffixes: set[str] = set()
+    images, tables, shards = Names(), list[str](), list[str]()
+    for names in folders:
+        of_suffix: dict[str, list[str]] = {}
+        for name in names:
+            of_suffix.setdefault(_suffix(name), []).append(name)
+        suffixes.update(of_suffix)
         # Without a suffix only the content tells.
-        images = [one for suffix in (*SUFFIXES, "") for one in of_suffix.get(suffix, ())]
-        return ImageFolder(root, sorted(images))
-    tables, shards = of_suffix.get(_TABLE), of_suffix.get(_SHARD)
+        images.add(sorted(chain.from_iterable(of_suffix.get(one, ()) for one in (*SUFFIXES, ""))))
+        tables += of_suffix.get(_TABLE, ())
+        shards += of_suffix.get(_SHARD, ())
+    if not suffixes.isdisjoint(SUFFIXES):
+        return ImageFolder(root, images)
     if tables and shards:
         raise InputError(
             f"{given} holds Parquet files and .tar shards; name one kind, such as '{given}/*.tar'"
@@ -71,10 +86,15 @@ def _of_names(root: Path, names: list[str], column: str, given: str) -> Source:
         return Tables(root, tables, column or usual_column(root / tables[0]))
     if shards:
         return Shards(root, shards)
-    if unnamed := of_suffix.get(""):
-        return ImageFolder(root, unnamed)
-    packed = next((words for suffix in of_suffix if (words := _packed(suffix))), "")
+    if images:
+        return ImageFolder(root, images)
+    packed = next((words for suffix in sorted(suffixes) if (words := _packed(suffix))), "")
     raise InputError(f"{given}: {packed or f'nothing to read in it; {_EXPECTED}'}")
+
+
+def _suffix(name: str) -> str:
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  pathlib takes ten times as long
+    return "" if suffix == "." else suffix
 
 
 def _matching(pattern: str) -> list[str]:
@@ -88,9 +108,3 @@ def _packed(suffix: str) -> str:
     if suffix.lower() not in _PACKED:
         return ""
     return f"{suffix} cannot be read from within; expected shards as plain .tar"
-
-
-def _len_of(folder: Path) -> int:
-    """How much of a path below a folder is the folder."""
-    text = os.fspath(folder)
-    return 0 if text == "." else len(text.rstrip(os.sep)) + 1

@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from limelens.bulk.sources.item import Item, Place
-from limelens.bulk.sources.source import in_chunks, shown, signature
+from limelens.bulk.sources.source import Source, in_chunks, shown
 from limelens.serve.image import SUFFIXES
 from limelens.serve.wording import first_line
 
@@ -24,28 +23,10 @@ _LONGEST_HEAD: Final = 1024**2
 _SPARSE: Final = "a sparse member; expected a shard that was packed without --sparse"
 
 
-@dataclass(frozen=True)
-class Shards:
-    """Tar files.
+class Shards(Source):
+    """Tar files."""
 
-    Args:
-        root: The folder in which they are.
-        names: Paths in the folder, sorted.
-    """
-
-    root: Path
-    names: Sequence[str]
-    column: str = ""
-
-    @property
-    def made_of(self) -> Mapping[str, str]:
-        """See `Source`."""
-        return {"kind": "shards", "path": shown(self.root.resolve())}
-
-    @property
-    def files(self) -> Mapping[str, tuple[int, int]]:
-        """See `Source`."""
-        return {shown(name): signature(self.root / name) for name in self.names}
+    kind = "shards"
 
     def chunks(self, most: int) -> Iterator[list[Item]]:
         """See `Source`."""

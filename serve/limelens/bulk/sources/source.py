@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import itertools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from limelens.bulk.sources.item import Item
 
 
-class Source(Protocol):
-    """An input, as it was when it was opened."""
+@dataclass(frozen=True)
+class Source(ABC):
+    """An input, as it was when it was opened.
 
-    @property
-    def root(self) -> Path:
-        """The folder or file that must be there wherever its images are read."""
+    Args:
+        root: The folder or file that must be there wherever its images are read.
+        names: Of files, as paths in the folder, in an order that does not change.
+        column: The column of a table that holds images; empty elsewhere.
+    """
+
+    root: Path
+    names: Iterable[str]
+    column: str = ""
+    kind: ClassVar[str]
 
     @property
     def made_of(self) -> Mapping[str, str]:
         """Its kind, its place and whatever else says that two inputs are the same."""
+        column = {"column": self.column} if self.column else {}
+        return {"kind": self.kind, "path": shown(self.root.resolve()), **column}
 
     @property
     def files(self) -> Mapping[str, tuple[int, int]]:
         """Size in bytes and time of change in ns of each table or shard, which must not change."""
+        return {shown(name): signature(self.root / name) for name in self.names}
 
-    @property
-    def column(self) -> str:
-        """The column of a table that holds images; empty elsewhere."""
-
+    @abstractmethod
     def chunks(self, most: int) -> Iterator[list[Item]]:
         """All images in order, in pieces of which each is best read in one go.
 

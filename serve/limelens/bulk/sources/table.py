@@ -6,8 +6,7 @@ Of a column of images only the numbers of rows are read here; paths and URLs are
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limelens.bulk.sources.item import InputError, Item, Place
-from limelens.bulk.sources.source import in_chunks, shown, signature
+from limelens.bulk.sources.source import Source, in_chunks, shown
 from limelens.serve.fetching import FetchError, file_of, resolve
 from limelens.serve.wording import first_line
 
@@ -28,29 +27,10 @@ _MOST_PIECES: Final = 16
 """Of a row group: each is read from its beginning, so that many pieces would read it many times."""
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Parquet files.
+class Tables(Source):
+    """Parquet files, with a column of images, or of their paths or URLs."""
 
-    Args:
-        root: The folder in which they are.
-        names: Paths in the folder, sorted.
-        column: The column with the images, their paths or URLs.
-    """
-
-    root: Path
-    names: Sequence[str]
-    column: str
-
-    @property
-    def made_of(self) -> Mapping[str, str]:
-        """See `Source`."""
-        return {"kind": "table", "path": shown(self.root.resolve()), "column": self.column}
-
-    @property
-    def files(self) -> Mapping[str, tuple[int, int]]:
-        """See `Source`."""
-        return {shown(name): signature(self.root / name) for name in self.names}
+    kind = "table"
 
     def chunks(self, most: int) -> Iterator[list[Item]]:
         """See `Source`."""

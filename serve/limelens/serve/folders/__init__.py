@@ -10,6 +10,7 @@ from limelens.serve.folders.walk import (
     Skipped,
     could_be_image,
     find_images,
+    names_by_folder,
     subfolders,
     walk,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "find_images",
     "label_name",
     "look_alikes",
+    "names_by_folder",
     "split_name",
     "subfolders",
     "walk",

@@ -74,58 +74,93 @@ def walk(folder: Path) -> Found:
     Raises:
         OSError: The folder cannot be listed.
     """
-    files: list[Path] = []
-    unreachable: list[Skipped] = []
-    not_followed: list[Skipped] = []
-    links: set[Path] = set()
-    seen = {_identity(folder.stat())}
+    reading = _Reading(folder)
+    files = [path / name for path, names in reading.folders() for name in names]
+    return Found(
+        tuple(sorted(files)),
+        tuple(sorted(reading.unreachable, key=lambda one: one.path)),
+        tuple(reading.not_followed),
+    )
 
-    def read(top: Path) -> None:
+
+def names_by_folder(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The files that `walk` finds, a folder at a time: for so many that no list can hold them.
+
+    Yields:
+        A folder, and the names of the files directly in it, sorted; the same in each walk.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    return _Reading(folder).folders()
+
+
+class _Reading:
+    """One walk, and what it left out so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.unreachable: list[Skipped] = []
+        self.not_followed: list[Skipped] = []
+        self._links: set[Path] = set()
+        self._seen = {_identity(folder.stat())}
+
+    def folders(self) -> Iterator[tuple[Path, list[str]]]:
+        yield from self._below(self._folder)
+        # Links come last, so that a folder is listed under its own path if it has one.
+        while self._links:
+            link = min(self._links)
+            self._links.remove(link)
+            target = link.resolve()
+            if any(one.resolve().is_relative_to(target) for one in (self._folder, link.parent)):
+                reason = f"a link to {target}, which holds it"
+                self.not_followed.append(Skipped(link, reason))
+            elif (identity := _identity(link.stat())) in self._seen:
+                reason = f"a link to {target}, which is read already"
+                self.not_followed.append(Skipped(link, reason))
+            else:
+                self._seen.add(identity)
+                yield from self._below(link)
+
+    def _below(self, top: Path) -> Iterator[tuple[Path, list[str]]]:
         waiting = [top]
         while waiting:
             current = waiting.pop()
+            names: list[str] = []
+            inner: list[Path] = []
             try:
-                entries = list(_visible(current))
+                for entry in _visible(current):
+                    try:
+                        # Most are files, which need no further call to the system.
+                        if entry.is_file(follow_symlinks=False) or self._is_file(entry, inner):
+                            names.append(entry.name)
+                    except OSError as error:
+                        path = current / entry.name
+                        self.unreachable.append(Skipped(path, _reason(path, error)))
             except OSError as error:
-                if current == folder:
+                if current == self._folder:
                     raise
-                unreachable.append(Skipped(current, f"cannot be listed: {error.strerror}"))
+                reason = f"cannot be listed: {error.strerror}"
+                self.unreachable.append(Skipped(current, reason))
                 continue
-            for entry in entries:
-                path = current / entry.name
-                try:
-                    status = path.stat()
-                except OSError as error:
-                    unreachable.append(Skipped(path, _reason(path, error)))
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    files.append(path)
-                elif not stat.S_ISDIR(status.st_mode):
-                    not_followed.append(Skipped(path, "neither a file nor a folder"))
-                elif entry.is_symlink():
-                    links.add(path)
-                elif _identity(status) not in seen:
-                    seen.add(_identity(status))
-                    waiting.append(path)
+            names.sort()
+            yield current, names
+            waiting += sorted(inner, reverse=True)
 
-    read(folder)
-    # Links come last, so that a folder is listed under its own path if it has one.
-    while links:
-        link = min(links)
-        links.remove(link)
-        target = link.resolve()
-        if folder.resolve().is_relative_to(target) or link.parent.resolve().is_relative_to(target):
-            not_followed.append(Skipped(link, f"a link to {target}, which holds it"))
-        elif (identity := _identity(link.stat())) in seen:
-            not_followed.append(Skipped(link, f"a link to {target}, which is read already"))
-        else:
-            seen.add(identity)
-            read(link)
-    return Found(
-        tuple(sorted(files)),
-        tuple(sorted(unreachable, key=lambda one: one.path)),
-        tuple(not_followed),
-    )
+    def _is_file(self, entry: os.DirEntry[str], inner: list[Path]) -> bool:
+        """Whether a file; notes folders and what is neither."""
+        path = Path(entry.path)
+        status = entry.stat()
+        if stat.S_ISREG(status.st_mode):
+            return True
+        if not stat.S_ISDIR(status.st_mode):
+            self.not_followed.append(Skipped(path, "neither a file nor a folder"))
+        elif entry.is_symlink():
+            self._links.add(path)
+        elif _identity(status) not in self._seen:
+            self._seen.add(_identity(status))
+            inner.append(path)
+        return False
 
 
 def find_images(path: Path) -> tuple[Path, ...]:
