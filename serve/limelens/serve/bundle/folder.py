@@ -94,10 +94,9 @@ def look_at(model: Path) -> Entry | None:
             continue
         is_folder = _may_be_folder(model / name)
         # As in Triton, other folders and numbers that begin with 0 are no versions.
-        is_version = name.isascii() and name.isdecimal() and name[0] != "0"
-        if is_version and int(name) <= _MAX_VERSION and is_folder:
-            versions[int(name)] = model / name / FILE_NAME
-        elif is_version or is_folder:
+        if (version := _version(name)) and is_folder:
+            versions[version] = model / name / FILE_NAME
+        elif is_folder or _is_number(name):
             ignored.append(_as_text(name))
     problem = ""
     if ignored:
@@ -112,8 +111,26 @@ def look_at(model: Path) -> Entry | None:
 
 def version_of(path: Path) -> int:
     """The version of a bundle by its folder's name; 0 if it is not in a model repository."""
-    name = path.parent.name
-    return int(name) if name.isdecimal() else 0
+    return _version(path.parent.name)
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a name, such as one that a bundle gives itself, can be a model's folder."""
+    return bool(
+        name
+        and not name.startswith(".")
+        and name.isprintable()  # surrogates are not
+        and not {"/", "\\"} & {*name}
+    )
+
+
+def _version(name: str) -> int:
+    """A version by its folder's name; 0 if it is none."""
+    return number if _is_number(name) and (number := int(name)) <= _MAX_VERSION else 0
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and name[0] != "0"
 
 
 def _is_left_out(name: str) -> bool:

@@ -172,3 +172,19 @@ def test_one_name_is_not_given_to_several_models(
 ) -> None:
     bundles.save(source, bundles.metadata("other"))
     refused(source, tmp_path / "triton", "a name is for one", name="new")
+
+
+@pytest.mark.parametrize("name", ["", ".", "../a", "a/b", "/a", "a\\b", ".a", "a\nb", "\udcff"])
+def test_a_name_that_is_no_folders_is_refused(source: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match="expected that of a folder"):
+        write_models(source, tmp_path / "triton", name=name)
+    assert not (tmp_path / "triton").exists()
+
+
+def test_a_bundle_cannot_name_itself_out_of_the_folder(tmp_path: Path, bundles: Any) -> None:
+    saved = bundles.save(tmp_path / "models", replace(bundles.metadata(), name="../../out"))
+    shutil.copy(saved, tmp_path / "alone.onnx")
+    with pytest.raises(BundleError, match="expected that of a folder"):
+        write_models(tmp_path / "alone.onnx", tmp_path / "x" / "triton")
+    assert [*(tmp_path / "x" / "triton").iterdir()] == []
+    assert not (tmp_path / "out").exists()

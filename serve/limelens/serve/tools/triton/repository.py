@@ -18,7 +18,14 @@ from typing import Any, Final
 from limelens.inference import model_config_pb2 as pb2
 from limelens.serve.bundle import Bundle, Metadata, Task, load_bundle
 from limelens.serve.bundle.checks import read_bundle_file
-from limelens.serve.bundle.folder import FILE_NAME, WARM_UP_FOLDER, look_at, look_into, version_of
+from limelens.serve.bundle.folder import (
+    FILE_NAME,
+    WARM_UP_FOLDER,
+    is_model_name,
+    look_at,
+    look_into,
+    version_of,
+)
 from limelens.serve.bundle.signatures import SIGNATURE_NAME
 from limelens.serve.errors import BundleError
 from limelens.serve.files import locked_folder, write_whole
@@ -97,8 +104,8 @@ def write_models(source: Path, folder: Path, *, name: str | None = None) -> list
         name: What the model is called there; None keeps its name.
 
     Raises:
-        BundleError: There is no bundle, or one cannot be used; a name is given for several models;
-            versions do not fit each other, or those that are in the folder.
+        BundleError: There is no bundle, or one cannot be used; a name is given for several models,
+            or cannot be that of a folder; versions do not fit each other, or those that are in the folder.
         MissingExtraError: onnxruntime is not installed.
         OSError: The folder cannot be written.
     """
@@ -107,8 +114,13 @@ def write_models(source: Path, folder: Path, *, name: str | None = None) -> list
         raise BundleError(f"{source}: no bundle in it; {_EXPECTED}")
     if name is not None and len(found) > 1:
         raise BundleError(f"{source}: {len(found)} models; a name is for one of them")
+    if name is not None:
+        _check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
-    return [_write(folder, name or model, versions) for model, versions in sorted(found.items())]
+    return [
+        _write(folder, model if name is None else name, versions)
+        for model, versions in sorted(found.items())
+    ]
 
 
 def _write(folder: Path, name: str, versions: Mapping[int, Path]) -> WrittenModel:
@@ -137,6 +149,7 @@ def _fill(draft: Path, name: str, versions: Mapping[int, Path]) -> pb2.ModelConf
         bundle = _load(path, data, metadata)
         sha256 = hashlib.sha256(data).hexdigest()
         try:
+            _check_name(name or metadata.name)
             config = config_of(name or metadata.name, version, bundle, sha256)
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from error
@@ -161,6 +174,14 @@ def _fill(draft: Path, name: str, versions: Mapping[int, Path]) -> pb2.ModelConf
     (draft / WARM_UP_FOLDER).mkdir()
     write_whole(draft / WARM_UP_FOLDER / WARM_UP_NAME, metadata.golden.image.tobytes())
     return config
+
+
+def _check_name(name: str) -> None:
+    # A bundle may name itself anything, such as a folder elsewhere.
+    if not is_model_name(name):
+        raise BundleError(
+            f"name {name!r}; expected that of a folder, without slashes and no dot in front"
+        )
 
 
 def _load(path: Path, data: bytes, metadata: Metadata) -> Bundle:
