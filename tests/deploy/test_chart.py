@@ -73,6 +73,63 @@ def test_kubernetes_schemas_know_every_field(tmp_path: Path) -> None:
         assert all("PodMonitor" in line or "Certificate" in line for line in unknown)
 
 
+def test_any_value_arrives_as_the_kind_that_kubernetes_wants(tmp_path: Path) -> None:
+    name, text, number = "123", 'a: "b", {{c}} #d', 1_000_000
+    values = {
+        "nameOverride": "true",
+        "replicas": number,
+        "image": {"repository": text, "tag": text},
+        "tls": {
+            "existingSecret": name,
+            "clientCa": {"existingSecret": name, "key": text},
+        },
+        "tokens": {"existingSecret": name},
+        "models": {"existingClaim": name, "subPath": text, "reloadS": number,
+                   "requireSignatures": [f"-----BEGIN PUBLIC KEY-----{text}"]},
+        "processes": number,
+        "numThreads": number,
+        "graceS": number,
+        "preStopS": number,
+        "extraArgs": [text, name],
+        "tmpSize": name,
+        "gpu": {"enabled": True, "count": 2, "resource": text, "runtimeClassName": name},
+        "probes": {"startup": {"periodSeconds": None, "failureThreshold": None}},
+        "service": {"headless": False, "annotations": {text: text}},
+        "podAnnotations": {"prometheus.io/scrape": "false", text: name},
+        "podLabels": {"app.kubernetes.io/name": "other", "team": name},
+        "nodeSelector": {"zone": name},
+        "priorityClassName": name,
+        "autoscaling": {"enabled": True, "minReplicas": number, "maxReplicas": number,
+                        "queuedImages": number, "cpuUtilization": number, "scaleDownAfterS": 3600},
+        "dashboard": {"enabled": True, "labels": {"app.kubernetes.io/name": "other"}},
+        "test": {"ca": {"existingSecret": name, "key": text},
+                 "token": {"existingSecret": name, "key": text},
+                 "clientCertificate": {"existingSecret": name}, "serverName": text},
+    }  # fmt: skip
+    files = [tmp_path / "values.yaml", tmp_path / "objects.yaml"]
+    files[0].write_text(json.dumps(values))
+    command = [
+        "template",
+        "456",
+        str(charts.CHART),
+        "--namespace",
+        "789",
+        "--kube-version",
+        "1.37.0",
+    ]
+    files[1].write_text(charts.run(*command, "--values", str(files[0])).stdout)
+    done = validated(VERSIONS[-1:], files[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    objects = {one["kind"]: one for one in yaml.safe_load_all(files[1].read_text())}
+    template = objects["Deployment"]["spec"]["template"]
+    assert f"--tls-client-ca=/client-ca/{text}" in charts.server_of(objects)["args"]
+    assert {"--processes=1000000", "--grace-s=1000000"} <= {*charts.server_of(objects)["args"]}
+    assert template["metadata"]["annotations"]["prometheus.io/scrape"] == "false"
+    selected = objects["Deployment"]["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= template["metadata"]["labels"].items()
+
+
 def test_the_schemas_refuse_a_field_that_there_is_not(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(charts.text().replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"))

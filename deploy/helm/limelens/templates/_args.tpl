@@ -22,21 +22,21 @@
 - --device=cuda{{ if gt (int $values.gpu.count) 1 }}:{{ until (int $values.gpu.count) | join "," }}{{ end }}
 {{- end }}
 {{- with $values.processes }}
-- --processes={{ . }}
+- --processes={{ int64 . }}
 {{- end }}
 {{- $cpu := dig "limits" "cpu" "" $values.resources | toString }}
 {{- if $values.numThreads }}
-- --num-threads={{ $values.numThreads }}
+- --num-threads={{ int64 $values.numThreads }}
 {{- else if regexMatch "^[1-9][0-9]*$" $cpu }}
 - --num-threads={{ $cpu }}
 {{- end }}
-- --grace-s={{ $values.graceS }}
+- --grace-s={{ int64 $values.graceS }}
 - --log-level={{ $values.logLevel }}
 {{- if $values.tls.enabled }}
 - --tls-cert=/tls/tls.crt
 - --tls-key=/tls/tls.key
 {{- with $values.tls.clientCa.existingSecret }}
-- --tls-client-ca=/client-ca/{{ $values.tls.clientCa.key }}
+- {{ printf "--tls-client-ca=/client-ca/%s" $values.tls.clientCa.key | quote }}
 {{- end }}
 {{- else }}
 - --insecure

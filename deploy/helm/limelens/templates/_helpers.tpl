@@ -1,7 +1,7 @@
 {{- define "limelens.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride -}}
 {{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
@@ -10,8 +10,8 @@
 {{- end -}}
 
 {{- define "limelens.selector" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "limelens.labels" -}}
@@ -22,8 +22,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- define "limelens.metadata" -}}
-name: {{ include "limelens.fullname" . }}
-namespace: {{ .Release.Namespace }}
+name: {{ include "limelens.fullname" . | quote }}
+namespace: {{ .Release.Namespace | quote }}
 labels: {{- include "limelens.labels" . | nindent 2 }}
 {{- end -}}
 
