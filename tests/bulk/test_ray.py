@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -128,11 +129,39 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     one = start(*command)
     until(lambda: parts(tmp_path / "out") or one.poll() is not None, LONG_S)
     workers = workers_of(one.pid)
-    one.send_signal(wanted)
+    for _ in range(3 if wanted == signal.SIGINT else 1):
+        one.send_signal(wanted)
+        time.sleep(0.1)
     output, errors = one.communicate()
     assert (one.returncode, output) == (1, "")
     assert errors.endswith("Stopped; what is written stays, and the same command goes on.\n")
     until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["starting", "removed"])
+def test_a_run_leaves_nothing_however_it_ends(
+    tmp_path: Path, one_model: Path, start: Start, moment: str
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    write_images(images)
+    out = tmp_path / "out"
+    one = start(
+        "explain", images, "--model", one_model / "colours" / "1", "--num-samples", 5000,
+        "--out", out, "--workers", 1, "--images-per-file", 2,
+    )  # fmt: skip
+    if moment == "starting":
+        until(lambda: (out / "_limelens" / "ray").exists() or one.poll() is not None, LONG_S)
+        one.terminate()
+    else:
+        until(lambda: parts(out) or one.poll() is not None, LONG_S)
+        shutil.rmtree(out / "_limelens")
+    _, errors = one.communicate()
+    assert one.returncode == 1
+    wanted = "Stopped; " if moment == "starting" else "is gone: it was removed"
+    assert wanted in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from limelens.serve.errors import LimelensError
@@ -96,28 +96,57 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
     import ray
     from ray.data import DataContext
 
-    _remove_folders(noted)
+    _remove_noted(noted)
+    own: list[str] = []
     for logger in ("ray", "ray.data", "ray.worker"):
         logging.getLogger(logger).setLevel(_SILENT)
-    on_term = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.ExitStack() as leaving:
-        leaving.callback(_remove_folders, noted)
+        leaving.callback(_set_handlers, handlers)
+        leaving.callback(_remove_noted, noted)
+        # The output, and with it what is noted, may be gone by then.
+        leaving.callback(_remove_folders, own)
         leaving.enter_context(_silent_libraries())
         # Ray prints there what befalls its workers, whatever it is told about logs, and to the end.
         nowhere = leaving.enter_context(Path(os.devnull).open("w"))
         leaving.enter_context(contextlib.redirect_stdout(nowhere))
+        # A second Ctrl-C would leave processes and folders behind. Ray's end brings SIGTERM back.
+        ignored = dict.fromkeys(handlers, signal.SIG_IGN)
+        leaving.callback(_set_handlers, ignored)
         leaving.callback(ray.shutdown)
-        if address is None:
-            _start(num_cpus, noted)
-        else:
-            _connect(address)
-        # Ray puts its own in place, which ends the process whatever the caller wants.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_term)
+        leaving.callback(_set_handlers, ignored)
+        with _same_handlers():
+            if address is None:
+                _start(num_cpus, noted, own)
+            else:
+                _connect(address)
+        _set_handlers(handlers)
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         yield
+
+
+@contextlib.contextmanager
+def _same_handlers() -> Iterator[None]:
+    """Keeps Ray from handling SIGTERM: it would end the process whatever the caller wants."""
+    utils = sys.modules["ray._private.utils"]
+    name = "set_sigterm_handler"
+    kept = getattr(utils, name, None)
+    setattr(utils, name, lambda _handler: None)
+    try:
+        yield
+    finally:
+        if kept is None:
+            delattr(utils, name)
+        else:
+            setattr(utils, name, kept)
+
+
+def _set_handlers(handlers: Mapping[signal.Signals, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -157,12 +186,13 @@ def _knock(address: str) -> None:
         pass
 
 
-def _start(num_cpus: int, noted: Path) -> None:
+def _start(num_cpus: int, noted: Path, own: list[str]) -> None:
     import ray
 
     for attempt in range(_ATTEMPTS):
         # Short, because the names of its sockets may have 107 bytes.
         folder = tempfile.mkdtemp(prefix=_PREFIX)
+        own.append(folder)
         with noted.open("a") as file:
             file.write(f"{folder}\n")
         try:
@@ -233,20 +263,26 @@ def _end_processes_of(folder: str) -> None:
                 os.kill(int(found.name), signal.SIGKILL)
 
 
-def _remove_folders(noted: Path) -> None:
+def _remove_noted(noted: Path) -> None:
     """Removes the folders of every Ray that has ended."""
     try:
         lines = noted.read_text().splitlines()
     except FileNotFoundError:
         return
     home = Path(tempfile.gettempdir())
-    folders = [Path(line) for line in lines if Path(line).name.startswith(_PREFIX)]
-    for folder in folders:
-        _end_processes_of(str(folder))
-        for _ in range(_REMOVALS if folder.parent == home else 0):
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(_PAUSE_S)
-            if not folder.exists():
-                break
+    _remove_folders(
+        line for line in lines if Path(line).name.startswith(_PREFIX) and Path(line).parent == home
+    )
     with contextlib.suppress(OSError):
         noted.unlink()
+
+
+def _remove_folders(folders: Iterable[str]) -> None:
+    for folder in folders:
+        _end_processes_of(folder)
+        for _ in range(_REMOVALS if Path(folder).exists() else 0):
+            shutil.rmtree(folder, ignore_errors=True)
+            # What has just been killed may still write there.
+            time.sleep(_PAUSE_S)
+            if not Path(folder).exists():
+                break

@@ -237,5 +237,6 @@ def _done(footer: Footer, seconds: float) -> Done:
 
 def _taken_over(staging: Path) -> TakenOverError:
     return TakenOverError(
-        f"{staging} is gone: another run took the output over, or this machine does not share it"
+        f"{staging} is gone: it was removed, another run took the output over, or this machine "
+        "does not share it"
     )

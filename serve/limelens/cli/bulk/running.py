@@ -54,23 +54,24 @@ def run(
     from limelens.bulk.sources import open_source
     from limelens.bulk.workers import Workers
 
-    with _stopped_alike(), _Shown() as shown:
-        try:
-            shown.say(f"Listing {given}")
-            source = open_source(given, run.column)
-            report = run_bulk(
-                work(),
-                source,
-                run.out,
-                {name: str(value) for name, value in made_by.items() if _is_given(value)},
-                Workers(run.workers, run.threads, _wants_gpu(device), run.address),
-                unit_size=run.images_per_file or images_per_file,
-                restart=run.restart,
-                on_progress=shown.update,
-            )
-        except KeyboardInterrupt:
-            err.print("Stopped; what is written stays, and the same command goes on.")
-            raise typer.Exit(1) from None
+    with _stopped_alike() as check, _Shown() as shown:
+
+        def look(progress: Progress) -> None:
+            check()
+            shown.update(progress)
+
+        shown.say(f"Listing {given}")
+        source = open_source(given, run.column)
+        report = run_bulk(
+            work(),
+            source,
+            run.out,
+            {name: str(value) for name, value in made_by.items() if _is_given(value)},
+            Workers(run.workers, run.threads, _wants_gpu(device), run.address),
+            unit_size=run.images_per_file or images_per_file,
+            restart=run.restart,
+            on_progress=look,
+        )
     if run.as_json:
         print_json({**report.to_json(), "out": str(run.out)})
     else:
@@ -91,13 +92,39 @@ def _wants_gpu(device: Literal["auto", "cpu", "cuda"]) -> bool | None:
 
 
 @contextmanager
-def _stopped_alike() -> Iterator[None]:
-    """Makes `kill` end a run as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _stopped_alike() -> Iterator[Callable[[], None]]:
+    """Makes `kill` end a run as Ctrl-C does.
+
+    Yields:
+        What to call now and then: Python ignores an interrupt in a hook of a fork, for example.
+    """
+    is_stopped = False
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if is_stopped:
+            raise KeyboardInterrupt
+
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a script
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield
+        yield check
+    except KeyboardInterrupt:
+        # What is left takes a moment, and a second signal would only make it end with a traceback.
+        before = dict.fromkeys(numbers, signal.SIG_IGN)
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        err.print("Stopped; what is written stays, and the same command goes on.")
+        raise typer.Exit(1) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Shown(Bar):

@@ -105,7 +105,8 @@ def write_models(source: Path, folder: Path, *, name: str | None = None) -> list
 
     Raises:
         BundleError: There is no bundle, or one cannot be used; a name is given for several models,
-            or cannot be that of a folder; versions do not fit each other, or those that are in the folder.
+            or cannot be that of a folder; versions do not fit each other, or those that are in
+            the folder.
         MissingExtraError: onnxruntime is not installed.
         OSError: The folder cannot be written.
     """
