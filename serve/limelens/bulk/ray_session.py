@@ -27,6 +27,8 @@ from limelens.serve.wording import first_line
 # Read when Ray is imported or started.
 _QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Whatever still asks for Ray after its end would start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # On a busy machine Ray's own processes are late, and all the later the more there are.
