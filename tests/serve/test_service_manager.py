@@ -50,6 +50,23 @@ def test_the_watchdog_is_fed_by_the_process_that_it_watches(listening: socket.so
     assert listening.recv(100) == b"STOPPING=1"
 
 
+def test_a_status_is_one_line_that_can_be_sent(listening: socket.socket) -> None:
+    manager = ServiceManager({"NOTIFY_SOCKET": listening.getsockname()})
+    for status, sent in (
+        ("a\nREADY=0", b"a READY=0"),
+        ("\udcff.onnx", b"\\udcff.onnx"),
+        ("x" * 10**6, b"x" * 1000),
+    ):
+        manager.ready(status)
+        assert listening.recv(10_000) == b"READY=1\nSTATUS=" + sent
+
+
+@pytest.mark.parametrize("microseconds", ["9" * 400, "9" * 5000, "-1", "1.5", "soon", ""])
+def test_a_watchdog_that_makes_no_sense_is_none(microseconds: str) -> None:
+    environment = {"NOTIFY_SOCKET": "@none", "WATCHDOG_USEC": microseconds}
+    assert ServiceManager(environment).watchdog_s == 0
+
+
 def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
     ServiceManager({}).ready("alone")
     ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("alone")

@@ -13,6 +13,10 @@ from typing import Final
 
 _SOCKET: Final = "NOTIFY_SOCKET"
 _PATIENCE_S: Final = 1.0
+_LONGEST_STATUS: Final = 1000
+"""Characters; a datagram that is too long for the socket would not be sent at all."""
+_MOST_DIGITS: Final = 20
+"""Of 64 bits."""
 
 
 class ServiceManager:
@@ -32,11 +36,11 @@ class ServiceManager:
 
     def ready(self, status: str) -> None:
         """Says that it is up, or done with reloading."""
-        self._tell(f"READY=1\nSTATUS={status}")
+        self._tell(f"READY=1\n{_status(status)}")
 
     def is_now(self, status: str) -> None:
         """Says what it does now, for people."""
-        self._tell(f"STATUS={status}")
+        self._tell(_status(status))
 
     def reloading(self) -> None:
         """Says that it reads its configuration again; `ready` ends that."""
@@ -68,13 +72,19 @@ class ServiceManager:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
             one.settimeout(_PATIENCE_S)
             one.connect(address)
-            one.send(message.encode())
+            one.send(message.encode(errors="backslashreplace"))
+
+
+def _status(text: str) -> str:
+    """The assignment of a status: a line, for another one would be an assignment of its own."""
+    return f"STATUS={' '.join(text.split())[:_LONGEST_STATUS]}"
 
 
 def _watchdog_s(environment: dict[str, str] | os._Environ[str]) -> float:
     """Seconds until the watchdog bites; 0 if there is none for this process."""
     pid = environment.pop("WATCHDOG_PID", "")
     microseconds = environment.pop("WATCHDOG_USEC", "")
-    if not microseconds.isdecimal() or (pid and pid != str(os.getpid())):
+    is_number = microseconds.isdecimal() and len(microseconds) <= _MOST_DIGITS
+    if not is_number or (pid and pid != str(os.getpid())):
         return 0.0
     return int(microseconds) / 1e6
