@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.bulk.sizes import (
@@ -20,7 +21,7 @@ from tests.bulk.sizes import (
     write_image,
 )
 
-from limelens.bulk.part import parts_in, read_footer
+from limelens.bulk.part import parts_in, read_footer, write_part
 from limelens.bulk.plan import Plan, write_plan
 from limelens.bulk.sources import Item, Place, Reader
 from limelens.bulk.unit import PLAN, TakenOverError, Units, num_in_work
@@ -179,3 +180,18 @@ def test_a_planned_item_is_read_back_as_it_was(tmp_path: Path) -> None:
     item = Item("n\\xff", b"\xff\0", Place.PART, b"/a\xff.tar", 2**40, 7, "")
     write_plan(tmp_path / PLAN, [[item]], NONE)
     assert Plan(tmp_path / PLAN).unit(0) == [item]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_disk_is_told_with_the_file(images: Path) -> None:
+    item = Item("0.png", b"0.png", Place.FILE, bytes(images / "0.png"))
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_plan(Path("/dev/full"), [[item]], np.empty(0, np.uint64))
+    with pytest.raises(OSError, match=r"No space left on device: '.*whole\.parquet'"):
+        write_part(
+            images / "whole.parquet",
+            Path("/dev/full"),
+            [item],
+            [{"path": "0.png"}],
+            SizeWork().schema,
+        )

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from limelens.bulk.sources import Item
-from limelens.serve.files import sync_folder
+from limelens.serve.files import naming, sync_folder
 
 _IMAGES: Final = b"limelens.images"
 _ERRORS: Final = b"limelens.errors"
@@ -67,6 +67,7 @@ def write_part(
 
     Raises:
         FileNotFoundError: The folder of `beside` is gone: another run has taken over.
+        OSError: It cannot be written.
     """
     digests = np.array([item.digest for item in items], np.uint64)
     errors = Counter(str(row.get("error_code") or "ERROR") for row in rows if row.get("error"))
@@ -76,7 +77,7 @@ def write_part(
         _ERRORS: json.dumps(errors).encode(),
     }
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
-    with beside.open("wb") as file:
+    with naming(path), beside.open("wb") as file:
         pq.write_table(table, file, compression="zstd")
         file.flush()
         os.fsync(file.fileno())

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from limelens.bulk.sources import Item, Place
+from limelens.serve.files import naming
 
 _SCHEMA: Final = pa.schema(
     [
@@ -45,9 +46,16 @@ def write_plan(path: Path, chunks: Iterable[list[Item]], done: NDArray[np.uint64
         path: The file.
         chunks: All images; each piece becomes a unit, without those that are done.
         done: `(N,)` sorted digests of the images that are in the output.
+
+    Raises:
+        OSError: It cannot be written.
     """
     num_units = num_images = num_done = 0
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+    with (
+        naming(path),
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_file(file, _SCHEMA) as writer,
+    ):
         for chunk in chunks:
             left = _left(chunk, done)
             num_done += len(chunk) - len(left)

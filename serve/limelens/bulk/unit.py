@@ -29,6 +29,7 @@ from limelens.serve.errors import (
     MissingExtraError,
     ProviderError,
 )
+from limelens.serve.files import naming
 from limelens.serve.tools.ordered_prefetch import in_order
 from limelens.serve.wording import first_line
 
@@ -214,7 +215,8 @@ class _Note:
         self.begun, self.stop = begun, stop
         document = {"begun": begun, "stop": stop, "deaths": self.deaths}
         beside = self.path.with_suffix(".new")
-        beside.write_text(json.dumps(document))
+        with naming(self.path):
+            beside.write_text(json.dumps(document))
         beside.replace(self.path)
 
     def remove(self) -> None:

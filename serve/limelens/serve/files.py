@@ -61,6 +61,17 @@ def writing_whole(path: str | os.PathLike[str], *, mode: int | None = None) -> I
         raise
 
 
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives errors of the system the file that they are about, where a library leaves it out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and isinstance(error.errno, int):
+            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+        raise
+
+
 def write_whole(
     path: str | os.PathLike[str], data: bytes | str, *, mode: int | None = None
 ) -> None:
