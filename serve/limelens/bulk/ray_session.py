@@ -57,6 +57,9 @@ _SILENT: Final = logging.CRITICAL + 1
 _STORE_BYTES: Final = 128 * 1024**2
 """Of Ray's store of objects: units are on disk, and only their numbers pass through it."""
 
+_TEMPORARY_BYTES: Final = 64 * 1024**2
+"""On a full disk Ray starts, and then waits forever for workers that cannot write a log."""
+
 
 class RayError(LimelensError):
     """Ray could not be started or reached, or it ended in the middle."""
@@ -191,6 +194,12 @@ def _knock(address: str) -> None:
 def _start(num_cpus: int, noted: Path, own: list[str]) -> None:
     import ray
 
+    home = tempfile.gettempdir()
+    if (free := shutil.disk_usage(home).free) < _TEMPORARY_BYTES:
+        raise RayError(
+            f"{home}: {free // 1024**2} MiB are free, and Ray needs {_TEMPORARY_BYTES // 1024**2}; "
+            "free some, or name another folder in TMPDIR"
+        )
     for attempt in range(_ATTEMPTS):
         # Short, because the names of its sockets may have 107 bytes.
         folder = tempfile.mkdtemp(prefix=_PREFIX)
