@@ -62,6 +62,30 @@ class TestFolders:
         (tmp_path / "a" / "loop").symlink_to(tmp_path)
         assert list(read(tmp_path)) == ["a/1.png"]
 
+    def test_what_cannot_be_reached_is_a_row_with_the_reason(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path, "a/1.png")
+        (tmp_path / "a" / "gone.png").symlink_to("nowhere")
+        (tmp_path / "notes.txt").symlink_to("nowhere")
+        # Not even root can list a folder whose path is too long.
+        monkeypatch.chdir(tmp_path)
+        for _ in range(20):
+            Path("d" * 250).mkdir()
+            os.chdir("d" * 250)
+        found = read(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        (deep,) = (name for name in found if name.startswith("d"))
+        assert found.pop(deep) == "a folder that cannot be listed"
+        assert "No such file" in str(found.pop("a/gone.png"))
+        assert found == {"a/1.png": b"1.png"}
+
+        table(tmp_path / "b" / "b.parquet", {"image": [b"b"]})
+        (tmp_path / "a" / "1.png").unlink()
+        (tmp_path / "a" / "gone.png").unlink()
+        with pytest.raises(InputError, match="dd/ cannot be listed"):
+            open_source(str(tmp_path))
+
     def test_a_name_that_is_not_utf_8_can_be_written_and_read(self, tmp_path: Path) -> None:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"odd")
         assert read(tmp_path) == {"\\xff.png": b"odd"}

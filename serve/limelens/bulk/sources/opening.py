@@ -16,6 +16,7 @@ from limelens.bulk.sources.source import Source
 from limelens.bulk.sources.table import Tables, usual_column
 from limelens.serve.folders import could_be_image, names_by_folder
 from limelens.serve.image import SUFFIXES
+from limelens.serve.wording import listed
 
 _TABLE: Final = ".parquet"
 _SHARD: Final = ".tar"
@@ -78,6 +79,8 @@ def _of_names(root: Path, folders: Iterable[list[str]], column: str, given: str)
         shards += of_suffix.get(_SHARD, ())
     if not suffixes.isdisjoint(SUFFIXES):
         return ImageFolder(root, images)
+    if (tables or shards) and (unlisted := [name for name in images if name.endswith(os.sep)]):
+        raise InputError(f"{given}: {listed(unlisted, ', ', most=3)} cannot be listed")
     if tables and shards:
         raise InputError(
             f"{given} holds Parquet files and .tar shards; name one kind, such as '{given}/*.tar'"

@@ -65,6 +65,8 @@ class Reader:
     def _read_file(self, item: Item) -> BulkImage:
         path = Path(os.fsdecode(item.file))
         most = self._limits.max_bytes
+        if item.file.endswith(os.fsencode(os.sep)):
+            return BulkImage(item.name, None, "a folder that cannot be listed")
         try:
             if item.place is Place.FILE:
                 return BulkImage(item.name, read_file(path, most))

@@ -87,12 +87,16 @@ def names_by_folder(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """The files that `walk` finds, a folder at a time: for so many that no list can hold them.
 
     Yields:
-        A folder, and the names of the files directly in it, sorted; the same in each walk.
+        A folder, and the names of the files directly in it, sorted; the same in each walk. In the
+        end what is unreachable, one at a time; the name of a folder then ends with a slash.
 
     Raises:
         OSError: The folder cannot be listed.
     """
-    return _Reading(folder).folders()
+    reading = _Reading(folder)
+    yield from reading.folders()
+    for path in sorted(one.path for one in reading.unreachable):
+        yield path.parent, [f"{path.name}{os.sep if path.is_dir() else ''}"]
 
 
 class _Reading:
