@@ -142,6 +142,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def release(checkout: Path) -> Path:
     """The folder with the sdist, and the wheel that was built from it, as `make dist` does."""
+    # As a person may have it.
+    git(checkout, "config", "core.autocrlf", "true")
+    git(checkout, "config", "tar.umask", "0077")
     subprocess.run(
         [".ci/dist", sys.executable], cwd=checkout, check=True, capture_output=True, timeout=300
     )
