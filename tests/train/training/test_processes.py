@@ -22,6 +22,7 @@ from tests.train.training.noted_run import build_without_dropout
 
 from limelens.train import TrainConfig, checkpoint
 from limelens.train.training import loop
+from limelens.train.training.distributed import ProcessError, joined
 
 _NOTED_RUN = Path(__file__).with_name("noted_run.py")
 _OPTIONS = (
@@ -261,3 +262,26 @@ def test_an_error_is_reported_once(
     assert found.stdout == ""
     assert found.stderr.count(f"limelens: {message.format(file=file)}") == 1, found.stderr
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "LOCAL_RANK is not set; start several processes with torchrun"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        (
+            {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "RANK": "0"},
+            "MASTER_ADDR expected, but not set; start several processes with torchrun",
+        ),
+    ],
+)
+def test_an_environment_of_other_tools_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ProcessError, match=message), joined():
+        pass

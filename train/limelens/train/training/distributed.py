@@ -19,15 +19,18 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from limelens.serve.errors import LimelensError
+from limelens.serve.wording import first_line
 
 T = TypeVar("T")
 
 _TIMEOUT: Final = timedelta(hours=2)
 """The others wait while the first process of a machine reads the data; NCCL's own is 10 minutes."""
 
+_EXPECTED: Final = "start several processes with torchrun, or one with WORLD_SIZE unset"
+
 
 class ProcessError(LimelensError):
-    """Another process of the run has ended."""
+    """The processes of a run cannot be joined, or another one has ended."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +126,23 @@ def joined() -> Iterator[Processes]:
     """Joins the processes that torchrun started, for the duration of a run.
 
     Raises:
-        ProcessError: Another one ended meanwhile.
+        ProcessError: The environment does not say which processes there are, as torchrun has it
+            say, or another one ended meanwhile.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    # Other tools that start processes set some of these, too.
+    world_size = _number("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
     cuda = torch.cuda.is_available()
     if world_size == 1:
         yield Processes(0, 1, torch.device("cuda" if cuda else "cpu"))
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
+    local_rank, local_world_size = _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE")
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
-    store, rank, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+    try:
+        store, rank, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+    except ValueError as error:
+        raise ProcessError(f"{first_line(error)}; {_EXPECTED}") from error
     if local_world_size == world_size:
         # torchrun keeps the store when it starts processes again (--max-restarts), and with it the
         # addresses of those that have ended. Several machines do not count starts alike.
@@ -155,6 +162,15 @@ def joined() -> Iterator[Processes]:
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def _number(name: str) -> int:
+    """A number of the environment; sizes are 1 or more."""
+    found = os.environ.get(name)
+    if found is None or not found.isdecimal() or (name.endswith("WORLD_SIZE") and int(found) < 1):
+        text = "not set" if found is None else repr(found)
+        raise ProcessError(f"the environment variable {name} is {text}; {_EXPECTED}")
+    return int(found)
 
 
 @dataclass(frozen=True)
