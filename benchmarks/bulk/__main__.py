@@ -1,7 +1,8 @@
 """Measures bulk work: classifying against raw onnxruntime, explaining against in-process.
 
     python -m benchmarks.bulk [--only classify|explain] [--model FILE …] [--images 4000]
-        [--explained 24] [--size 640] [--workers CORES] [--rounds 5] [--no-command]
+        [--explained 24] [--size 640] [--workers CORES] [--chunks 4 8 16] [--rounds 5]
+        [--no-command]
 
 The floor of classifying is a short program without limelens: Pillow decodes a file and resizes it
 as the model wants it, and onnxruntime runs the model, in as many threads or processes as there are
@@ -22,11 +23,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bulk.floors import floor_rows
+from benchmarks.bulk.floors import CHUNKS, floor_rows
 from benchmarks.bulk.ours import in_process_rows, our_rows
 from benchmarks.bulk.rows import Row, alternate, print_table
 from benchmarks.speed_models import network_model, shipped_model
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--explained", type=int, default=24)
     parser.add_argument("--size", type=int, default=640, help="of the images, in pixels")
     parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS, help="of the floors")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-command", action="store_true", help="leave out Ray")
     arguments = parser.parse_args()
@@ -64,7 +67,7 @@ def main() -> None:
             for model in models:
                 path = model / FILE_NAME if model.is_dir() else model
                 with ExitStack() as stack:
-                    rows = _rows(kind, path, images, workers, stack)
+                    rows = _rows(kind, path, images, workers, arguments.chunks, stack)
                     if arguments.no_command:
                         rows.pop()
                     alternate(rows, len(images), rounds)
@@ -73,7 +76,14 @@ def main() -> None:
                 print_table(f"{kind}, {name}: {what}, {workers} workers, {rounds} rounds", rows)
 
 
-def _rows(kind: str, model: Path, images: list[Path], workers: int, stack: ExitStack) -> list[Row]:
+def _rows(
+    kind: str,
+    model: Path,
+    images: list[Path],
+    workers: int,
+    chunks: Sequence[int],
+    stack: ExitStack,
+) -> list[Row]:
     if kind == "explain":
         spec = explain_work(model, device="cpu")
         return in_process_rows(model, images, workers) + our_rows(
@@ -82,7 +92,7 @@ def _rows(kind: str, model: Path, images: list[Path], workers: int, stack: ExitS
     rule = read_metadata(model).resize
     if rule.mode is not ResizeMode.STRETCH:
         raise SystemExit(f"{model}: its images are {rule.mode}; expected a model that stretches")
-    floors = floor_rows(model, (rule.height, rule.width), images, workers, stack)
+    floors = floor_rows(model, (rule.height, rule.width), images, workers, chunks, stack)
     return floors + our_rows(kind, model, classify_work(model, device="cpu"), images, workers)
 
 

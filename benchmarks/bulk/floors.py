@@ -18,13 +18,18 @@ from PIL import Image
 
 from benchmarks.bulk.rows import Row, drain
 
-_CHUNKS: Final = (4, 8, 16)
+CHUNKS: Final = (4, 8, 16)
 _REDUCING_GAP: Final = 3.0
 """As limelens resizes: with another number the model would see other pixels."""
 
 
 def floor_rows(
-    model: Path, size: tuple[int, int], images: Sequence[Path], workers: int, stack: ExitStack
+    model: Path,
+    size: tuple[int, int],
+    images: Sequence[Path],
+    workers: int,
+    chunks: Sequence[int],
+    stack: ExitStack,
 ) -> list[Row]:
     """Rows that decode and run, which are floors, and rows that run the model alone.
 
@@ -33,13 +38,14 @@ def floor_rows(
         size: Height and width of its input.
         images: JPEG files.
         workers: Threads, or processes, at once.
+        chunks: Images that are decoded and run together; a row for each.
         stack: Ends them.
     """
     threads = stack.enter_context(ThreadPoolExecutor(workers))
     spawned = multiprocessing.get_context("spawn")
     processes = stack.enter_context(ProcessPoolExecutor(workers, spawned))
     session = _session(str(model))
-    ready = np.random.default_rng(0).integers(0, 256, (max(_CHUNKS), *size, 3), dtype=np.uint8)
+    ready = np.random.default_rng(0).integers(0, 256, (max(chunks), *size, 3), dtype=np.uint8)
 
     def decoded(pool: Executor, parts: Sequence[Sequence[Path]]) -> Callable[[], None]:
         work = functools.partial(_decode_and_run, str(model), size)
@@ -48,7 +54,7 @@ def floor_rows(
     def alone(parts: Sequence[Sequence[Path]]) -> Callable[[], None]:
         return lambda: drain(threads.map(lambda part: _run(session, ready[: len(part)]), parts))
 
-    cut = {n: [images[i : i + n] for i in range(0, len(images), n)] for n in _CHUNKS}
+    cut = {n: [images[i : i + n] for i in range(0, len(images), n)] for n in chunks}
     kinds: list[tuple[str, Callable[[Sequence[Sequence[Path]]], Callable[[], None]], bool]] = [
         (f"Pillow and onnxruntime, {workers} threads", functools.partial(decoded, threads), True),
         (f"the same, {workers} processes", functools.partial(decoded, processes), True),
