@@ -244,3 +244,17 @@ def test_a_damaged_last_checkpoint_is_reported(divided: Path, broken: Path, tmp_
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:3000])
     with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint"):
         train(divided, run, CONFIG, resume=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system does not limit files")
+def test_a_checkpoint_that_has_no_place_is_told_with_its_file(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*last\.pt'"):
+            checkpoint.save(tmp_path / "last.pt", {"model": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

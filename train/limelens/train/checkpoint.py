@@ -5,6 +5,7 @@ It knows the file, and not how the network was trained.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,16 @@ class Checkpoint:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint; after a crash there is either the old file or the new one."""
+    """Writes a checkpoint; after a crash there is either the old file or the new one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    # In memory, because torch turns the error of a full disk into a RuntimeError of its own.
+    content = io.BytesIO()
+    torch.save(state, content)
     with writing_whole(path) as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
 
 
 def load(path: Path) -> Checkpoint:
