@@ -73,6 +73,17 @@ def test_a_table_that_changed_is_refused_and_a_new_one_is_not(tmp_path: Path) ->
         opened(tmp_path / "out", tables)
 
 
+def test_a_table_of_any_earlier_run_must_not_change(tmp_path: Path) -> None:
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for number, name in enumerate(("a", "b")):
+        write(tables, number, f"{name}.png").rename(tables / f"{name}.parquet")
+        opened(tmp_path / "out", tables / f"{name}.parquet")
+    os.utime(tables / "a.parquet", (1, 1))
+    with pytest.raises(OutputError, match=r"the input has changed since: a\.parquet"):
+        opened(tmp_path / "out", tables)
+
+
 def test_a_folder_of_somebody_else_is_left_alone(images: Path) -> None:
     with pytest.raises(OutputError, match="is not empty"):
         opened(images, images)

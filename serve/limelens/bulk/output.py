@@ -17,7 +17,7 @@ import json
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +37,7 @@ from limelens.serve.wording import listed
 STATE: Final = "_limelens"
 _FORMAT: Final = 1
 _MANIFEST: Final = {"input": dict, "files": dict, "work": str, "made_by": dict, "runs": int}
-_AGAIN: Final = "name another --out, or begin again with --restart"
+AGAIN: Final = "name another --out, or begin again with --restart"
 
 
 class OutputError(LimelensError):
@@ -115,7 +115,8 @@ def open_output(
             "format": _FORMAT,
             "limelens": package_version(),
             "input": dict(source.made_of),
-            "files": dict(source.files),
+            # Those of earlier runs are in the output as well.
+            "files": {**(before["files"] if before and not restart else {}), **source.files},
             "work": fingerprint,
             "made_by": dict(made_by),
             "runs": run,
@@ -190,21 +191,20 @@ def _check_same(
 ) -> None:
     differing = _differing(before["input"], source.made_of)
     if differing:
-        raise OutputError(f"{folder} is of another input: {listed(differing)}; {_AGAIN}")
-    changed = [
-        name
-        for name, (size_bytes, changed_ns) in source.files.items()
-        if before["files"].get(name, [size_bytes, changed_ns]) != [size_bytes, changed_ns]
-    ]
-    if changed:
-        raise OutputError(
-            f"{folder}: the input has changed since: {listed(changed, ', ', most=3)}; {_AGAIN}"
-        )
+        raise OutputError(f"{folder} is of another input: {listed(differing)}; {AGAIN}")
+    if changed := changed_files(before["files"], source.files):
+        raise OutputError(f"{folder}: the input has changed since: {changed}; {AGAIN}")
     if before["work"] != fingerprint:
         differing = _differing(before["made_by"], made_by) or ["its content"]
         raise OutputError(
-            f"{folder} was made with another model or other options: {listed(differing)}; {_AGAIN}"
+            f"{folder} was made with another model or other options: {listed(differing)}; {AGAIN}"
         )
+
+
+def changed_files(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]]) -> str:
+    """The names of files that are in both and not the same, in words; empty if there are none."""
+    changed = [name for name, one in now.items() if [*before.get(name, one)] != [*one]]
+    return listed(changed, ", ", most=3)
 
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

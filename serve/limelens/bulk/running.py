@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from limelens.bulk.output import Output, OutputError, open_output, read_written
+from limelens.bulk.output import (
+    AGAIN,
+    Output,
+    OutputError,
+    changed_files,
+    open_output,
+    read_written,
+)
 from limelens.bulk.plan import write_plan
 from limelens.bulk.ray_session import ray_session
 from limelens.bulk.ray_units import Job, do_units
@@ -118,7 +125,9 @@ def run_bulk(
         OutputError: As `open_output`; or rows are missing at the end.
         BulkFailedError, RayError: As `do_units`.
     """
-    if source.files and folder.resolve().is_relative_to(source.root.resolve()):
+    files = source.files
+    may_grow = files and not source.is_one_file
+    if may_grow and folder.resolve().is_relative_to(source.root.resolve()):
         raise OutputError(f"{folder} lies in the input; expected an --out beside it")
     with open_output(folder, source, spec.fingerprint(), made_by, restart=restart) as output:
         planned = write_plan(
@@ -130,6 +139,8 @@ def run_bulk(
         tally = _Tally(output, planned.num_done, num_all)
         if planned.num_units:
             _run_units(spec, source, output, planned.num_units, workers, tally, on_progress)
+        if changed := changed_files(files, source.files):
+            raise OutputError(f"{folder}: the input changed meanwhile: {changed}; {AGAIN}")
         written = read_written(folder)
         missing = len(output.written.digests) + planned.num_images - len(written.digests)
         if missing:

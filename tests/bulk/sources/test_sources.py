@@ -217,6 +217,15 @@ class TestTables:
         )
         assert read(path) == {"a.png": b"a.png", "\\xff.png": "not UTF-8", "a.parquet#2": "no URL"}
 
+    @pytest.mark.parametrize("columns", [{"x": [b"a"]}, {"image": [{"path": "a.png"}]}])
+    def test_a_table_that_changes_meanwhile_is_rows_with_the_reason(
+        self, tmp_path: Path, columns: dict[str, Any]
+    ) -> None:
+        listed = items(table(tmp_path / "a.parquet", {"image": [b"a"]}))
+        table(tmp_path / "a.parquet", columns)
+        (image,) = Reader("image").read(listed)
+        assert image.error == "the table has changed since it was listed"
+
     def test_structs_without_bytes_are_no_images(self, tmp_path: Path) -> None:
         path = table(tmp_path / "a.parquet", {"image": [{"bytes": "text"}]})
         with pytest.raises(InputError, match="no column of images"):

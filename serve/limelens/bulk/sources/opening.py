@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -43,7 +44,8 @@ def open_source(given: str, column: str = "") -> Source:
         if not path.is_file():  # reading a pipe might never end
             raise InputError(f"{given} is neither a file nor a folder; {_EXPECTED}")
         if path.suffix.lower() in (_TABLE, _SHARD):
-            return _of_names(path.parent, [[path.name]], column, given)
+            source = _of_names(path.parent, [[path.name]], column, given)
+            return replace(source, is_one_file=True)
         if not could_be_image(path):
             raise InputError(f"{given}: {_packed(path.suffix) or f'not an image; {_EXPECTED}'}")
         return ImageFolder(path, [""])

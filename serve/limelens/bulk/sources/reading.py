@@ -88,6 +88,9 @@ class Reader:
         except (pa.ArrowException, OSError) as error:
             self._rows = None
             return BulkImage(item.name, None, f"the row cannot be read: {first_line(error)}")
+        except (LookupError, UnicodeDecodeError, StopIteration):
+            self._rows = None
+            return BulkImage(item.name, None, "the table has changed since it was listed")
         if data is None:
             return BulkImage(item.name, None, f"the column {self._column} is empty there")
         if len(data) > self._limits.max_bytes:

@@ -21,11 +21,13 @@ class Source(ABC):
         root: The folder or file that must be there wherever its images are read.
         names: Of files, as paths in the folder, in an order that does not change.
         column: The column of a table that holds images; empty elsewhere.
+        is_one_file: Whether nothing else that comes into the folder can belong to it.
     """
 
     root: Path
     names: Iterable[str]
     column: str = ""
+    is_one_file: bool = False
     kind: ClassVar[str]
 
     @property
