@@ -309,7 +309,8 @@ def test_bench_puts_the_load_of_faces_on_a_server(
     assert found["faces"]["detect_every"] == 2
     for kind in ("classify", "stream", "explain"):
         assert found[kind]["answered"] > 0, kind
-        assert found[kind]["errors"] == {}
+        # Where a server falls behind, newer frames take the places of older ones.
+        assert set(found[kind]["errors"]) <= ({"SUPERSEDED"} if kind == "stream" else set())
     without = limelens(
         "bench", door, "--server", start_server().address, "--faces", "--callers", 1,
         "--duration", 0.3, "--warmup", 0.1, "--json",
