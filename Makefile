@@ -48,11 +48,12 @@ serve: $(SERVES) ## Serve ./models on 127.0.0.1:8500
 
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
+# Which tests, by their marks: CI runs MARKS="not slow".
 test: $(ALL) ## Run the tests, without those that take long
-	$(PYTEST)
+	$(PYTEST) $(if $(MARKS),-m "$(MARKS)")
 
 test-ci: $(ALL) ## Run the long tests that CI runs too
-	$(PYTEST) -m ci
+	$(PYTEST) -m "ci and not slow"
 
 test-slow: $(ALL) ## Run all tests that take long
 	$(PYTEST) -m "slow or ci"

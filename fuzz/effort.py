@@ -11,7 +11,7 @@ from typing import Final
 from hypothesis import HealthCheck, Phase, settings
 
 _VARIABLE: Final = "LIMELENS_FUZZ_S"
-_USUAL_S: Final = 20
+_USUAL_S: Final = 10
 
 
 def seconds() -> int:

@@ -34,10 +34,10 @@ def test_faces_are_trained_exported_served_and_explained(
     tmp_path: Path,
 ) -> None:
     data, models = tmp_path / "faces", tmp_path / "models"
-    run("synthesize", data, "--num-images", 200)
+    run("synthesize", data, "--num-images", 160)
     trained = run(
         "train", data, "--out", tmp_path / "run", "--arch", "cnn3", "--input-size", 64,
-        "--epochs", 8, "--learning-rate", 1e-3, "--batch-size", 16, "--augment", "light",
+        "--epochs", 6, "--learning-rate", 1e-3, "--batch-size", 16, "--augment", "light",
         "--alert-label", "without_mask",
     )  # fmt: skip
     assert trained["val"]["accuracy"] >= 0.7

@@ -11,7 +11,7 @@ import pytest
 from fuzz.decode_cost import Cost, search
 from fuzz.effort import is_long, seconds
 
-_USUAL = 60
+_USUAL = 40
 """Images in a test run, which end before its seconds do on any machine."""
 
 

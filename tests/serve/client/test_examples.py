@@ -34,7 +34,7 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_examples_pass_the_type_checker(tmp_path: Path) -> None:
     """As a user checks them: strictly, without this project's settings for mypy."""
     roots = os.pathsep.join(str(ROOT / root) for root in ("serve", "explain", "proto"))

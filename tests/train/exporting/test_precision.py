@@ -66,7 +66,7 @@ def _run(model: onnx.ModelProto, images: NDArray[np.uint8]) -> list[NDArray[np.f
 
 
 @pytest.mark.parametrize(
-    "task", [Task.MULTICLASS, pytest.param(Task.MULTILABEL, marks=pytest.mark.ci)]
+    "task", [Task.MULTICLASS, pytest.param(Task.MULTILABEL, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_converted_graph_is_smaller_and_nearly_as_exact(

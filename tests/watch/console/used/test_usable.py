@@ -32,10 +32,12 @@ pytestmark = pytest.mark.ci
 
 Open = Callable[..., Page]
 LOOKS = [
-    pytest.param(width, scheme, language, id=f"{width}-{scheme}")
-    for width, scheme, language in (
-        ("phone", "light", "de-DE"), ("phone", "dark", "en-GB"),
-        ("desktop", "light", "en-GB"), ("desktop", "dark", "de-DE"),
+    pytest.param(width, scheme, language, id=f"{width}-{scheme}", marks=marks)
+    for width, scheme, language, marks in (
+        ("phone", "dark", "en-GB", ()),
+        ("phone", "light", "de-DE", pytest.mark.slow),
+        ("desktop", "dark", "en-GB", pytest.mark.slow),
+        ("desktop", "light", "de-DE", ()),
     )
 ]  # fmt: skip
 
