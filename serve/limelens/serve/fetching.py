@@ -6,12 +6,14 @@ It does not trust servers. Knows HTTP and files; does not know images or tables.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import re
 import socket
 import ssl
 import zlib
 from dataclasses import dataclass
+from enum import IntEnum
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Final, Self
@@ -36,6 +38,16 @@ _INVALID: Final = (httpx.InvalidURL, ValueError)
 _LARGEST_PORT: Final = 65_535
 _LONGEST_CONNECT_S: Final = 10.0
 _LONGEST_WAIT_S: Final = 30.0
+
+
+class Network(IntEnum):
+    """Where a host is, the innermost last."""
+
+    INTERNET = 0
+    PRIVATE = 1
+    MACHINE = 2
+    LINK = 3
+    """Where clouds hand out the secrets of their machines."""
 
 
 class FetchError(LimelensError):
@@ -125,7 +137,9 @@ def identity(url: str) -> str:
 class Fetcher:
     """Fetches many URLs at once; an asynchronous context manager.
 
-    Keeps no cookies, so that no response depends on an earlier one.
+    Keeps no cookies, so that no response depends on an earlier one. Refuses redirects that lead
+    from one network further in, such as from the internet to this machine: whoever wrote the URL
+    may have meant such a host, but not whoever answers.
 
     Args:
         limits: For each URL.
@@ -197,7 +211,13 @@ class Fetcher:
             async with self._client.stream("GET", target) as response:
                 if not response.has_redirect_location:
                     return await self._read(response)
-                target = _redirected(response)
+                source, target = target, _redirected(response)
+            before, after = await _innermost(source.host), await _innermost(target.host)
+            if after > before:
+                raise FetchError(
+                    f"redirects from {_shown(source.host)} ({before.name.lower()}) further in, to "
+                    f"{_shown(target.host)} ({after.name.lower()})"
+                )
         raise FetchError(f"more than {self._limits.max_redirects} redirects")
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -248,6 +268,30 @@ def _redirected(response: httpx.Response) -> httpx.URL:
         return _web_url(response.url.join(location))
     except (FetchError, *_INVALID) as error:
         raise FetchError(f"redirects to {_shown_url(location)}: {error}") from error
+
+
+def network_of(address: str) -> Network:
+    """The network of an IP address, version 4 or 6.
+
+    Raises:
+        ValueError: It is no IP address.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_link_local:
+        return Network.LINK
+    if ip.is_loopback or ip.is_unspecified:
+        return Network.MACHINE
+    return Network.INTERNET if ip.is_global else Network.PRIVATE
+
+
+async def _innermost(host: str) -> Network:
+    """The innermost network that a host's addresses are in."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return Network.INTERNET  # the connection will fail, or a proxy knows the name
+    return max(network_of(str(address[0])) for *_, address in found)
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:

@@ -219,6 +219,17 @@ def test_a_redirect_to_anything_but_the_web_is_refused(
     assert server.requests["/away"] == 1
 
 
+def test_a_redirect_further_into_the_network_is_refused(
+    server: HostileServer, result_of: Any
+) -> None:
+    secrets = "http://169.254.169.254/latest/meta-data/"
+    url = server.add_bytes("/in", b"", status=302, Location=secrets)
+    assert result_of(url) == (
+        "redirects from '127.0.0.1' (machine) further in, to '169.254.169.254' (link)"
+    )
+    assert server.requests["/in"] == 1
+
+
 def test_the_body_of_a_redirect_is_not_read(server: HostileServer, result_of: Any) -> None:
     sent = 0
 
