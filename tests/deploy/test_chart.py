@@ -88,6 +88,7 @@ def test_any_value_arrives_as_the_kind_that_kubernetes_wants(tmp_path: Path) -> 
                    "requireSignatures": [f"-----BEGIN PUBLIC KEY-----{text}"]},
         "processes": number,
         "numThreads": number,
+        "maxConnectionAgeS": number,
         "graceS": number,
         "preStopS": number,
         "extraArgs": [text, name],

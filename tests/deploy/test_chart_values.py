@@ -182,6 +182,20 @@ def test_pods_scale_by_the_depth_of_the_queue() -> None:
     assert cpu["resource"]["target"] == {"type": "Utilization", "averageUtilization": 80}
 
 
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (["autoscaling.enabled=false"], []),
+        (["autoscaling.enabled=true"], ["--max-connection-age-s=300"]),
+        (["autoscaling.enabled=true", "maxConnectionAgeS=0"], []),
+        (["autoscaling.enabled=false", "maxConnectionAgeS=60"], ["--max-connection-age-s=60"]),
+    ],
+)
+def test_pods_that_are_added_get_clients(pairs: list[str], expected: list[str]) -> None:
+    arguments = charts.server_of(charts.render(*charts.setting(*pairs)))["args"]
+    assert [one for one in arguments if "connection-age" in one] == expected
+
+
 def test_a_certificate_names_what_clients_dial() -> None:
     objects = charts.render(*charts.values_of("production"))
     spec = objects["Certificate"]["spec"]

@@ -71,6 +71,16 @@ def serve(
     reflection: Annotated[
         bool, option("Let clients read the contract.", "--reflection/--no-reflection")
     ] = ServerConfig.reflection,
+    max_connection_age_s: Annotated[
+        float,
+        option(
+            "Ask clients to connect anew after so many seconds, so that servers that were added "
+            "get their share. Calls and streams go on.",
+            min=0.0,
+            max=1_000_000.0,
+            show_default="never",
+        ),
+    ] = ServerConfig.max_connection_age_s,
     grace_s: Annotated[
         float, option("Seconds that calls may go on after SIGTERM.", min=0.0)
     ] = ServerConfig.grace_s,

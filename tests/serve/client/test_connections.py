@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.serve.paced import Paced
 from tests.waiting import until, until_async
 
-from limelens.serve import AsyncClient
+from limelens.serve import AsyncClient, Client
 from limelens.serve.client import Tls
 from limelens.serve.client.channels import Channel, Channels
 from limelens.serve.client.connection import Connection
+from limelens.serve.client.results import FrameStatus
 from limelens.serve.errors import InvalidRequestError
 from limelens.serve.rpc.server import Tls as ServerTls
 
@@ -27,14 +29,18 @@ RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 EXPLAIN: Any = {"num_samples": 60, "segmentation": "grid", "num_segments": 9, "seed": 5}
 
 
-def connections_to(address: str) -> int:
-    """Those of this process, which holds the server too, counted at the client's end."""
+def ports_to(address: str) -> set[int]:
+    """The client's ends of this process's connections; it holds the server too."""
     port = int(address.rpartition(":")[2])
-    return sum(
-        1
+    return {
+        one.laddr.port
         for one in psutil.Process().net_connections("tcp")
         if one.raddr and one.raddr.port == port and one.status == psutil.CONN_ESTABLISHED
-    )
+    }
+
+
+def connections_to(address: str) -> int:
+    return len(ports_to(address))
 
 
 class Cameras:
@@ -365,3 +371,17 @@ def test_a_late_connection_is_closed_with_the_rest() -> None:
     assert not channels.connected(waiting[0], True)
     channels.take()
     assert len(waiting) == 1
+
+
+def test_an_old_connection_takes_no_more_calls_but_keeps_its_stream(
+    start_server: Callable[..., Any],
+) -> None:
+    address = start_server(max_connection_age_s=0.3).address
+    with Client(address, max_attempts=1) as client:
+        camera = Paced(client)
+        camera(RED)
+        old = ports_to(address)
+        until(lambda: client.classify(RED) and ports_to(address) - old)
+        assert camera(RED).status is FrameStatus.CLASSIFIED
+        assert old <= ports_to(address)
+        camera.end()

@@ -30,6 +30,13 @@
 {{- else if regexMatch "^[1-9][0-9]*$" $cpu }}
 - --num-threads={{ $cpu }}
 {{- end }}
+{{- $age := ternary 300 0 $values.autoscaling.enabled }}
+{{- if not (kindIs "invalid" $values.maxConnectionAgeS) }}
+{{- $age = $values.maxConnectionAgeS }}
+{{- end }}
+{{- with int64 $age }}
+- --max-connection-age-s={{ . }}
+{{- end }}
 - --grace-s={{ int64 $values.graceS }}
 - --log-level={{ $values.logLevel }}
 {{- if $values.tls.enabled }}

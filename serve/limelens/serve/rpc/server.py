@@ -170,7 +170,11 @@ class Server:
                 WatcherLimit(max(1, config.max_calls // 2)),
             ],
             options=[
-                *server_options(config.max_message_bytes, shares_port=siblings is not None),
+                *server_options(
+                    config.max_message_bytes,
+                    shares_port=siblings is not None,
+                    max_connection_age_s=config.max_connection_age_s,
+                ),
                 *BURST_OPTIONS,
             ],
         )

@@ -111,6 +111,8 @@ class ServerConfig:
         reflection: Whether clients may ask for the contract.
         max_message_bytes: Limit on one request or response.
         max_calls: Limit on calls and streams in flight, health watchers included.
+        max_connection_age_s: When to ask a client to connect anew, within a tenth, so that servers
+            that were added later get their share; its calls in flight go on. 0 is never.
         grace_s: How long calls in flight may go on after a signal to stop.
         reload: Whether to look for new versions every `reload_s`, on request only (SIGHUP,
             `Server.reload` or RepositoryModelLoad), or never.
@@ -147,6 +149,7 @@ class ServerConfig:
     reflection: bool = True
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_calls: int = 2048
+    max_connection_age_s: float = 0.0
     grace_s: float = 10.0
     reload: Reload = "watch"
     reload_s: float = 2.0

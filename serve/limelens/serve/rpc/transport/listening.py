@@ -84,9 +84,14 @@ def bind(
     return port
 
 
-def server_options(max_message_bytes: int, *, shares_port: bool) -> list[tuple[str, Any]]:
+def server_options(
+    max_message_bytes: int, *, shares_port: bool, max_connection_age_s: float = 0.0
+) -> list[tuple[str, Any]]:
     """GRPC's options for a server."""
+    # Calls of a connection that is old may go on as long as they like.
+    age = ("grpc.max_connection_age_ms", max(1, round(1000 * max_connection_age_s)))
     return [
+        *([age] if max_connection_age_s else []),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         # Two servers on one port each get some of the connections; this would go unnoticed.
