@@ -1,4 +1,4 @@
-"""The units of a server and a camera under a real systemd, which runs in namespaces of its own.
+"""The units under a real systemd, which runs in namespaces of its own.
 
 Options, sandbox and user are those of the units in deploy/; only the watchdogs are less patient.
 The network is of its own too, so that the ports are free.
@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.conftest import mean_colour_metadata, save_bundle
+from tests.deploy.test_units import service
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -40,20 +42,23 @@ class Machine:
     """A systemd and what it runs.
 
     Args:
-        process: What started it.
         pid: Its number here; within, it is 1.
     """
 
-    def __init__(self, process: subprocess.Popen[str], pid: int) -> None:
-        self._process = process
+    def __init__(self, pid: int) -> None:
         self._pid = pid
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command beside it."""
+    def run(self, *command: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs a command beside it, with a text to read."""
         there = ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--net"]
         return subprocess.run(
-            [*there, *command], capture_output=True, text=True, timeout=120, check=False
+            [*there, *command], input=text, capture_output=True, text=True, timeout=120, check=False
         )
+
+    def write(self, path: str, text: str) -> None:
+        """Writes a file that it sees."""
+        written = self.run("tee", path, text=text)
+        assert written.returncode == 0, written.stderr
 
     def beside(self, code: str) -> subprocess.Popen[str]:
         """Runs Python in its network, but not in its file system."""
@@ -78,9 +83,46 @@ class Machine:
         """A property of a unit."""
         return self.systemctl("show", "--value", f"--property={key}", unit).strip()
 
-    def until(self, key: str, value: str) -> None:
+    def until(self, key: str, value: str, unit: str = "limelens") -> None:
         """Waits until a property has a value."""
-        until(lambda: self.show(key) == value, 120)
+        until(lambda: self.show(key, unit) == value, 120)
+
+    def processes(self, unit: str = "limelens") -> set[str]:
+        """The numbers of a unit's processes, as seen within."""
+        group = self.show("ControlGroup", unit)
+        return set(self.run("cat", f"/sys/fs/cgroup{group}/cgroup.procs").stdout.split())
+
+    def version(self) -> int:
+        """The version of the model that classifies an image, which is red."""
+        answer = self.run(
+            *("/opt/limelens/bin/limelens", "classify", "/etc/limelens/red.png"),
+            *("--server", "localhost:8500", "--ca", "/etc/limelens/ca.pem"),
+            *("--token-file", "/etc/limelens/token", "--json"),
+        )
+        assert answer.returncode == 0, f"{answer.stderr}{self.log()}"
+        (found,) = json.loads(answer.stdout)
+        assert found["label"] == "red"
+        return int(found["version"])
+
+    def is_reloaded(self, unit: str = "limelens") -> None:
+        """Lets a unit reload, in the process that it has."""
+        pid = self.show("MainPID", unit)
+        self.systemctl("reload", unit)
+        self.until("SubState", "running", unit)
+        assert self.show("MainPID", unit) == pid
+
+    def is_restarted_if_stuck(self, unit: str = "limelens") -> None:
+        """Stops a unit's main process, so that the watchdog starts all of it again."""
+        pid, stuck = self.show("MainPID", unit), self.processes(unit)
+        self.run("kill", "-STOP", pid)
+        self.until("NRestarts", "1", unit)
+        self.until("SubState", "running", unit)
+        assert not stuck & self.processes(unit)
+
+    def is_stopped(self, unit: str = "limelens") -> None:
+        """Stops a unit, which must end well."""
+        self.systemctl("stop", unit)
+        assert (self.show("Result", unit), self.show("ExecMainStatus", unit)) == ("success", "0")
 
 
 def installed(folder: Path) -> Path:
@@ -133,7 +175,7 @@ def machine(
     tmp_path.chmod(0o755)
     units, etc = tmp_path / "units", tmp_path / "etc"
     units.mkdir()
-    for unit in ("limelens.service", "limelens-camera@.service"):
+    for unit in [path.name for path in (CHECKOUT / "deploy").glob("*.service")]:
         shutil.copy(CHECKOUT / "deploy" / unit, units)
         patience = units / f"{unit}.d" / "patience.conf"
         patience.parent.mkdir()
@@ -150,10 +192,12 @@ def machine(
     for folder in (one_model.parent, *(tmp_path / "srv").rglob("*")):
         folder.chmod(0o755)
     tokens.path = etc / "tokens.toml"
-    secrets = etc / "camera" / "front.secrets"
-    secrets.mkdir(parents=True, mode=0o700)
-    for token in (etc / "token", secrets / "token"):
-        token.write_text(tokens.set("door", ["classify"]))
+    token = tokens.set("door", ["classify", "explain", "models"])
+    (etc / "token").write_text(token)
+    for secrets in (etc / "camera" / "front.secrets", etc / "watch" / "front.secrets"):
+        secrets.mkdir(parents=True, mode=0o700)
+        (secrets / "token").write_text(token)
+        (secrets / "camera").write_text("user:secret\n")
     shutil.copy(ca.path, etc / "ca.pem")
     Image.new("RGB", (64, 64), (250, 0, 0)).save(etc / "red.png")
     opt = installed(tmp_path)
@@ -173,7 +217,7 @@ def machine(
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     until(lambda: process.poll() is not None or children.read_text())
-    one = Machine(process, int(children.read_text() or 0))
+    one = Machine(int(children.read_text() or 0))
     try:
         until(
             lambda: (
@@ -190,30 +234,78 @@ def machine(
         until(lambda: is_removed(group))
 
 
-def test_it_starts_reloads_is_restarted_by_the_watchdog_and_stops(machine: Machine) -> None:
+@pytest.mark.parametrize("options", ["", " --processes 2"])
+def test_it_starts_reloads_is_restarted_by_the_watchdog_and_stops(
+    machine: Machine, tmp_path: Path, options: str
+) -> None:
+    command = service("limelens.service")["ExecStart"] + options
+    changed = tmp_path / "units" / "limelens.service.d" / "options.conf"
+    changed.write_text(f"[Service]\nExecStart=\nExecStart={command}\n")
+    machine.systemctl("daemon-reload")
+    status = "serving 1 model on 0.0.0.0:8500" + (", 2 processes" if options else "")
+
     machine.systemctl("start", "limelens")  # returns once the server says that it is ready
     assert machine.show("ActiveState") == "active"
-    assert machine.show("StatusText") == "serving 1 model on 0.0.0.0:8500"
-    pid = machine.show("MainPID")
-    answer = machine.run(
-        *("/opt/limelens/bin/limelens", "classify", "/etc/limelens/red.png"),
-        *("--server", "localhost:8500", "--ca", "/etc/limelens/ca.pem"),
-        *("--token-file", "/etc/limelens/token", "--json"),
-    )
-    assert json.loads(answer.stdout)[0]["label"] == "red", answer.stderr
+    assert machine.show("StatusText") == status
+    assert machine.version() == 1
 
-    machine.systemctl("reload", "limelens")
-    machine.until("SubState", "running")
-    assert machine.show("MainPID") == pid
+    save_bundle(tmp_path / "srv/limelens/models", mean_colour_metadata(), 2)
+    machine.is_reloaded()
+    assert machine.version() == 2
 
-    machine.run("kill", "-STOP", pid)
-    machine.until("NRestarts", "1")
-    machine.until("SubState", "running")
-    assert machine.show("MainPID") != pid
-    assert machine.show("StatusText") == "serving 1 model on 0.0.0.0:8500"
+    machine.is_restarted_if_stuck()
+    assert machine.show("StatusText") == status
+    assert machine.version() == 2
 
-    machine.systemctl("stop", "limelens")
-    assert (machine.show("Result"), machine.show("ExecMainStatus")) == ("success", "0")
+    if options:  # a worker is replaced without systemd's help
+        before = machine.processes()
+        pid = machine.show("MainPID")
+        machine.run("kill", "-KILL", max(before - {pid}, key=int))
+        until(lambda: machine.processes() - before, 120)
+        assert machine.version() == 2
+        assert (machine.show("NRestarts"), machine.show("MainPID")) == ("1", pid)
+
+    machine.is_stopped()
+
+
+def door(camera: str) -> str:
+    """The example of a door, with this camera twice."""
+    text = (CHECKOUT / "deploy" / "door.toml").read_text()
+    for example, here in (
+        ("rtsp://192.0.2.11/live", camera),
+        ("rtsp://192.0.2.12/live", camera),
+        ("classifier.example", "localhost"),
+        ("faces = true\n", ""),  # the camera shows a colour
+        ('schedule = "mon-fri 06:00-22:00"\n', ""),
+    ):
+        assert example in text
+        text = text.replace(example, here)
+    return text
+
+
+def test_a_door_is_watched_and_its_file_is_read_again(machine: Machine) -> None:
+    unit, path = "limelens-watch@front", "/etc/limelens/watch/front.toml"
+    with machine.beside(CAMERA) as camera:
+        assert camera.stdin is not None
+        assert camera.stdout is not None
+        url = camera.stdout.readline().strip().replace("user:secret@", "")
+        text = door(url)
+        machine.write(path, text)
+        machine.systemctl("start", "limelens", unit)
+        assert machine.show("StatusText", unit) == "watching 2 cameras"
+        until(lambda: "front-right  clear" in machine.log(), 120)
+
+        machine.write(path, text + "[[camera")
+        machine.is_reloaded(unit)
+        assert machine.show("StatusText", unit).startswith(f"not reloaded: {path}: ")
+        machine.write(path, text + f'[[camera]]\nid = "back"\nsource = "{url}"\n')
+        machine.is_reloaded(unit)
+        assert machine.show("StatusText", unit) == "watching 3 cameras"
+
+        machine.is_restarted_if_stuck(unit)
+        machine.is_stopped(unit)
+        assert machine.run("ls", "/var/lib/limelens-watch/front/record").stdout
+        camera.stdin.close()
 
 
 def test_a_camera_is_watched_and_said_in_lines(machine: Machine) -> None:
@@ -227,16 +319,12 @@ def test_a_camera_is_watched_and_said_in_lines(machine: Machine) -> None:
             "SERVER=localhost:8500",
             f"OPTIONS=--fps 5 --ca /etc/limelens/ca.pem {token}",
         ]
-        machine.run("sh", "-c", f"echo '{chr(10).join(lines)}' > /etc/limelens/camera/front.env")
+        machine.write("/etc/limelens/camera/front.env", "\n".join(lines))
         machine.systemctl("start", "limelens", unit)
         assert machine.show("StatusText", unit).startswith("watching http://127.0.0.1:")
         until(lambda: '"state": "clear"' in machine.log(), 120)
 
-        pid = machine.show("MainPID", unit)
-        machine.run("kill", "-STOP", pid)
-        until(lambda: machine.show("NRestarts", unit) == "1", 120)
-        until(lambda: machine.show("SubState", unit) == "running", 120)
-        machine.systemctl("stop", unit)
-        assert machine.show("Result", unit) == "success"
+        machine.is_restarted_if_stuck(unit)
+        machine.is_stopped(unit)
         assert '"reason": "off"' in machine.log()
         camera.stdin.close()
