@@ -1,14 +1,16 @@
-"""The names of devices, as operators and onnxruntime write them.
+"""The names of devices, as operators and onnxruntime write them, and whether a driver is here.
 
-It does not know which devices the machine has.
+It knows nothing of models, and does not load onnxruntime.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from typing import Final
 
-from limelens.serve.errors import InvalidRequestError
+from limelens.serve.errors import InvalidRequestError, ProviderError
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
@@ -46,3 +48,28 @@ def gpu_index(device: str) -> int | None:
     if kind == "cuda" and number.isascii() and number.isdecimal() and len(number) <= 3:
         return int(number)
     raise InvalidRequestError("device", f"{device!r}; expected auto, cpu, cuda or cuda:K")
+
+
+def missing_driver() -> str:
+    """Why NVIDIA's driver cannot be used; empty if it can, or if this is not Linux."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            return f"no NVIDIA driver ({error}); a container gets one by --gpus all"
+    return ""
+
+
+def check_driver(device: str) -> None:
+    """Checks that there is a driver if CUDA is asked for, before anything is loaded.
+
+    Raises:
+        ProviderError: There is none.
+    """
+    if device.startswith("cuda") and (reason := missing_driver()):
+        raise no_cuda(reason)
+
+
+def no_cuda(reason: str) -> ProviderError:
+    """The error of a device that was asked for and is not there."""
+    return ProviderError(f"CUDA was asked for and cannot be used: {reason}")

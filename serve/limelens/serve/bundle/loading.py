@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from limelens.serve.bundle.checks import read_bundle_file
-from limelens.serve.bundle.devices import CPU, CUDA, gpu_index
+from limelens.serve.bundle.devices import CPU, CUDA, gpu_index, missing_driver, no_cuda
 from limelens.serve.bundle.execution.batch_sizes import (
     MAX_BATCH_SIZE,
     BatchRuns,
@@ -102,7 +102,7 @@ def load_bundle(
     if index is not None:
         gpu, runs, reason = _on_gpu(onnxruntime, data, size, index, tf32=tf32)
         if runs is None and device != "auto":
-            raise ProviderError(f"CUDA was asked for and cannot be used: {reason}")
+            raise no_cuda(reason)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bundle = Bundle(
         metadata=metadata,
@@ -199,6 +199,8 @@ def _on_gpu(
     """How a graph runs on a GPU, or why it does not: onnxruntime would fall back silently."""
     if CUDA not in ort.get_available_providers():
         return None, None, "this onnxruntime was built without CUDA (install limelens[serve-gpu])"
+    if reason := missing_driver():  # onnxruntime would say it in three lines of its own
+        return None, None, reason
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:
         preload(directory="")
@@ -228,7 +230,7 @@ def _cuda_session(ort: Any, data: bytes, index: int, *, tf32: bool) -> OpenedSes
         found = ort.InferenceSession(data, _options(ort), providers=[(CUDA, {**settings, **more})])
         if found.get_providers()[0] != CUDA:
             raise ProviderError(
-                "onnxruntime could not start it (driver, CUDA or cuDNN libraries missing)"
+                "onnxruntime could not start it (a library of CUDA or cuDNN is missing)"
             )
         return found
 

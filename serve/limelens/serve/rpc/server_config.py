@@ -178,7 +178,7 @@ class ServerConfig:
 
     def check(self) -> None:
         """Refuses unsafe or contradictory settings, before anything is loaded."""
-        from limelens.serve.bundle.devices import parse_devices  # loads onnx
+        from limelens.serve.bundle.devices import check_driver, parse_devices  # loads onnx
 
         devices = parse_devices(self.device)
         if self.processes < len(devices):
@@ -218,3 +218,4 @@ class ServerConfig:
                 parse_address(self.health_listen)
             except ValueError as error:
                 raise ListenError(f"for the health, {error}") from error
+        check_driver(self.device)

@@ -162,7 +162,7 @@ def _cuda(*, built_in: bool) -> Check:
         )
     return warning(
         "cuda",
-        f"no NVIDIA driver here ({reason})",
+        reason,
         "install the driver, or pip install 'limelens[serve-cpu]', which is smaller",
     )
 
@@ -172,6 +172,10 @@ def run_on(provider: str) -> str:
     import onnxruntime
     from onnx import TensorProto, helper
 
+    from limelens.serve.bundle.devices import missing_driver
+
+    if provider == _CUDA and (reason := missing_driver()):
+        return reason
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "x"], ["y"])],
         "square",
