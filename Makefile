@@ -66,7 +66,7 @@ fuzz: $(ALL) ## Try random requests, images and costly images, FUZZ_S=300 s each
 check: $(ALL) ## Check format, lint, types, imports and the contract
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy train serve explain deploy tests benchmarks examples fuzz
+	$(BIN)/mypy $(filter-out proto,$(CODE))
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
 	@rm -rf build/proto && mkdir -p build/proto
@@ -124,25 +124,27 @@ AUDIT_OPTIONS ?=
 audit: $(ALL) ## Ask whether a version in constraints.txt is known to be vulnerable
 	.ci/audit $(BIN)/python $(AUDIT_OPTIONS)
 
+# What the image holds; `console` alone is for what watches cameras.
+EXTRAS ?= serve-$(ACCEL),explain
 # The first of them that is installed; `make image ENGINE=podman` overrides it.
 ENGINE ?= $(firstword $(foreach one,docker podman buildah,$(if $(shell command -v $(one)),$(one))))
 IMAGE ?= limelens
 # More options for it.
 BUILD_OPTIONS ?=
-image: ## Build the container image of the server (IMAGE=name, ACCEL=gpu for CUDA)
+image: ## Build the container image of the server (IMAGE=…, ACCEL=gpu, EXTRAS=console)
 	@[ -n "$(ENGINE)" ] || { echo "make image needs docker, podman or buildah, and none is installed here"; exit 1; }
 	@$(ENGINE) info >/dev/null 2>&1 \
 	  || { echo "make image: $(ENGINE) is installed but does not answer; start it ($(ENGINE) info says more)"; exit 1; }
 	@# Only docker writes its own format without being told; OCI's has no HEALTHCHECK.
 	$(ENGINE) build --file deploy/Dockerfile $(if $(filter docker,$(notdir $(ENGINE))),,--format docker) \
-	  --build-arg EXTRAS=serve-$(ACCEL),explain $(BUILD_OPTIONS) --tag $(IMAGE) .
+	  --build-arg EXTRAS=$(EXTRAS) $(BUILD_OPTIONS) --tag $(IMAGE) .
 
-image-test: $(ALL) ## Build the image by buildah, and try it as a container
-	$(BIN)/python -m pytest -m slow tests/deploy/test_image.py
+image-test: $(ALL) ## Build the images by buildah, and try them as containers
+	$(BIN)/python -m pytest -m slow tests/deploy/test_image*.py
 
 clean: ## Remove build output, but not .venv, runs and models
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find train serve explain proto tests benchmarks fuzz -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

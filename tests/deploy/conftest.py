@@ -1,15 +1,24 @@
-"""A root of its own for what runs in a container, made by namespaces of the kernel."""
+"""What runs as in a container: in a root made by namespaces of the kernel, or in an image.
+
+LIMELENS_IMAGES=FOLDER keeps what buildah made there for the next time.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
+from PIL import Image
+from tests.deploy.container import Container, Containers
+from tests.deploy.image_building import BUILD_TOOLS, BuiltImage, Images
 
 import limelens.serve
 
@@ -17,6 +26,8 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
 TOOLS = ("unshare", "mount", "chroot", "setpriv", "env")
 Start = Callable[..., subprocess.Popen[str]]
+Build = Callable[..., BuiltImage]
+RunImage = Callable[..., Container]
 
 
 def outermost(folders: list[Path]) -> list[Path]:
@@ -83,3 +94,88 @@ def start(tmp_path: Path) -> Iterator[Start]:
         if one.poll() is None:
             one.kill()
         one.communicate()
+
+
+@pytest.fixture(scope="session")
+def build_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
+    """Builds an image, once for all processes of this run: its name and variables of make."""
+    missing = [tool for tool in BUILD_TOOLS if shutil.which(tool) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs root, and {', '.join(missing) or 'nothing else'}")
+    kept = os.environ.get("LIMELENS_IMAGES")
+    folder = Path(kept) if kept else tmp_path_factory.getbasetemp().parent / "images"
+    folder.mkdir(exist_ok=True)
+    images = Images(folder)
+    lock = FileLock(folder / "lock")
+
+    def build(name: str, *settings: str) -> BuiltImage:
+        with lock:
+            built = folder / f"built-{name}"
+            if not built.exists():
+                images.base()
+                images.build(name, *settings)
+                built.touch()
+        return BuiltImage(images, f"localhost/{name}")
+
+    with (folder / "users").open("w") as users:
+
+        def is_alone() -> bool:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        with lock:
+            if is_alone():  # what is there is of another run
+                images.tidy()
+                for built in folder.glob("built-*"):
+                    built.unlink()
+            fcntl.flock(users, fcntl.LOCK_SH)
+        yield build
+        with lock:
+            if is_alone() and not kept:
+                images.remove()
+
+
+@pytest.fixture(scope="module")
+def root(image: BuiltImage) -> Path:
+    """The files of the module's image."""
+    return image.mount()
+
+
+@pytest.fixture
+def run_image(image: BuiltImage, root: Path, tmp_path: Path) -> Iterator[RunImage]:
+    """Starts the module's image as a container: see `Containers.run`."""
+    containers = Containers(root, image.config(), tmp_path / "containers")
+    containers.folder.mkdir()
+    yield containers.run
+    containers.stop()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """The photo of a face, which every user can read."""
+    from skimage.data import astronaut
+
+    path = tmp_path / "photo.png"
+    Image.fromarray(astronaut()).save(path)  # type: ignore[no-untyped-call]
+    path.chmod(0o644)
+    tmp_path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def secrets(tmp_path: Path, authority: Callable[..., Any], tokens: Any) -> Path:
+    """As deploy/compose.yaml mounts them: tls.crt, tls.key and tokens.toml."""
+    chain, key = authority("shown").issue("localhost")
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    shutil.copy(chain, folder / "tls.crt")
+    shutil.copy(key, folder / "tls.key")
+    shutil.copy(chain.parent / "shown.pem", folder / "ca.pem")
+    (folder / "token").write_text(tokens.set("door", ["classify", "explain", "models"]))
+    shutil.copy(tokens.path, folder / "tokens.toml")
+    for path in folder.iterdir():
+        path.chmod(0o644)  # its reader is another user
+    return folder

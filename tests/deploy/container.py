@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,18 +92,23 @@ class Containers:
         self,
         *arguments: str,
         volumes: Mapping[str, Path] | None = None,
+        written: Mapping[str, Path] | None = None,
         user: int | None = None,
         tmp: str = "64m",
     ) -> Container:
-        """Starts one: `docker run` with these arguments after the image's name."""
+        """Starts one: `docker run` with these arguments after the image's name.
+
+        It can only read its volumes, but for those that are `written`.
+        """
+        volumes = {**(volumes or {}), **(written or {})}
         name = f"limelens-test-{len(self.started)}"
         # crun makes what is mounted upon; an engine would do so in a copy.
-        upon = {self.root / where.lstrip("/") for where in ("/etc/hosts", *(volumes or {}))}
+        upon = {self.root / where.lstrip("/") for where in ("/etc/hosts", *volumes)}
         self._mounted |= {one for one in upon if not one.exists()}
         bundle = self.folder / name
         bundle.mkdir(parents=True)
         command = [*self.config["Entrypoint"], *(arguments or self.config["Cmd"])]
-        spec = self._spec(command, volumes or {}, user, tmp)
+        spec = self._spec(command, volumes, set(written or ()), user, tmp)
         (bundle / "config.json").write_text(json.dumps(spec))
         state = self.folder / "state"
         words = _words(state, "run", "--bundle", str(bundle), name)
@@ -125,7 +130,12 @@ class Containers:
                 path.unlink(missing_ok=True)
 
     def _spec(
-        self, command: Sequence[str], volumes: Mapping[str, Path], user: int | None, tmp: str
+        self,
+        command: Sequence[str],
+        volumes: Mapping[str, Path],
+        written: Collection[str],
+        user: int | None,
+        tmp: str,
     ) -> dict[str, Any]:
         _crun(self.folder, "spec", cwd=self.folder, check=True, capture_output=True)
         spec: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
@@ -152,7 +162,11 @@ class Containers:
                 "options": ["noexec", "nosuid", "nodev", "mode=1777", f"size={tmp}"],
             },
             *(
-                {"destination": where, "source": str(what), "options": ["rbind", "ro"]}
+                {
+                    "destination": where,
+                    "source": str(what),
+                    "options": ["rbind", "rw" if where in written else "ro"],
+                }
                 for where, what in {"/etc/hosts": hosts, **volumes}.items()
             ),
         ]

@@ -1,4 +1,4 @@
-"""Builds the image of deploy/Dockerfile by `make image` with buildah, where no hub is reached.
+"""Builds images of deploy/Dockerfile by `make image` with buildah, where no hub is reached.
 
 The base is made by mmdebstrap in place of the hub's Python image. pip uses the settings of this
 machine, which are seen during the build and are no part of the image.
@@ -16,11 +16,34 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/python:3.11-slim-bookworm"
-IMAGE = "localhost/limelens"
-TOOLS = ("buildah", "mmdebstrap", "crun", "make", "unshare", "nsenter")
+BUILD_TOOLS = ("buildah", "mmdebstrap", "crun", "make", "unshare", "nsenter")
 _SUITE = "bookworm"
 _PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,ca-certificates"
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """One that was built."""
+
+    images: Images
+    name: str
+
+    def config(self) -> dict[str, Any]:
+        """Its configuration, in docker's form."""
+        found = json.loads(self.images.buildah("inspect", "--type", "image", self.name))
+        return dict(found["Docker"]["config"])
+
+    def size_bytes(self) -> int:
+        """The bytes of its files."""
+        (found,) = json.loads(self.images.buildah("images", "--json", self.name))
+        number, unit = found["size"].split()
+        return int(float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
+
+    def mount(self) -> Path:
+        """A folder with a copy of its files."""
+        container = self.images.buildah("from", self.name).strip()
+        return Path(self.images.buildah("mount", container).strip())
 
 
 @dataclass(frozen=True)
@@ -53,29 +76,20 @@ class Images:
         self.buildah("config", "--env", "LANG=C.UTF-8", container)
         self.buildah("commit", "--quiet", "--rm", container, BASE)
 
-    def build(self, extras_of: str = "cpu") -> None:
-        """Runs `make image` on that base."""
+    def build(self, name: str, *settings: str) -> BuiltImage:
+        """Runs `make image` on that base, with these variables of make."""
+        image = BuiltImage(self, f"localhost/{name}")
         options = ["--layers=false", "--build-arg", f"PYTHON_IMAGE={BASE}", *self._pip()]
         self._run(
-            *("make", "--no-print-directory", "-C", ROOT, "image", "ENGINE=buildah"),
-            *(f"ACCEL={extras_of}", f"IMAGE={IMAGE}", f"BUILD_OPTIONS={shlex.join(options)}"),
+            *("make", "--no-print-directory", "-C", ROOT, "image", "ENGINE=buildah", *settings),
+            *(f"IMAGE={image.name}", f"BUILD_OPTIONS={shlex.join(options)}"),
         )
+        return image
 
-    def config(self) -> dict[str, Any]:
-        """The image's configuration, in docker's form."""
-        found = json.loads(self.buildah("inspect", "--type", "image", IMAGE))
-        return dict(found["Docker"]["config"])
-
-    def size_bytes(self) -> int:
-        """The bytes of the image's files."""
-        (found,) = json.loads(self.buildah("images", "--json", IMAGE))
-        number, unit = found["size"].split()
-        return int(float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
-
-    def mount(self) -> Path:
-        """A folder with the image's files."""
-        container = self.buildah("from", IMAGE).strip()
-        return Path(self.buildah("mount", container).strip())
+    def tidy(self) -> None:
+        """Removes the containers, and images that have been built again since."""
+        self.buildah("rm", "--all")
+        self.buildah("rmi", "--prune", "--force")
 
     def remove(self) -> None:
         """Removes all images and containers."""

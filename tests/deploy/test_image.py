@@ -1,6 +1,6 @@
 """The image of deploy/Dockerfile: built, then run as a container with a read-only root.
 
-`make image-test` runs this. LIMELENS_IMAGES=FOLDER keeps what buildah made there for the next time.
+`make image-test` runs this.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from filelock import FileLock
 from PIL import Image
-from tests.deploy.container import Container, Containers
-from tests.deploy.image_building import ROOT, TOOLS, Images
+from tests.deploy.conftest import Build, RunImage
+from tests.deploy.image_building import ROOT, BuiltImage
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -41,7 +39,6 @@ with Client("localhost:8500", tls=Tls(ca), token=token.read_text()) as client:
         pass
     print(last.explanation.num_samples)
 """
-Start = Callable[..., Container]
 
 
 def files_of(root: Path) -> Iterator[Path]:
@@ -51,70 +48,12 @@ def files_of(root: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"needs root, and {', '.join(missing) or 'nothing else'}")
-    kept = os.environ.get("LIMELENS_IMAGES")
-    shared = tmp_path_factory.getbasetemp().parent / "images"
-    folder = Path(kept) if kept else shared
-    folder.mkdir(exist_ok=True)
-    found = Images(folder)
-    user = folder / f"used-by-{os.getpid()}"
-    with FileLock(folder / "lock"):
-        if not list(folder.glob("used-by-*")):
-            found.base()
-            found.build()
-        user.touch()
-    yield found
-    with FileLock(folder / "lock"):
-        user.unlink()
-        if not kept and not list(folder.glob("used-by-*")):
-            found.remove()
+def image(build_image: Build) -> BuiltImage:
+    return build_image("limelens", "ACCEL=cpu")
 
 
-@pytest.fixture(scope="module")
-def root(images: Images) -> Path:
-    return images.mount()
-
-
-@pytest.fixture
-def start(images: Images, root: Path, tmp_path: Path) -> Iterator[Start]:
-    containers = Containers(root, images.config(), tmp_path / "containers")
-    containers.folder.mkdir()
-    yield containers.run
-    containers.stop()
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    from skimage.data import astronaut
-
-    path = tmp_path / "photo.png"
-    Image.fromarray(astronaut()).save(path)  # type: ignore[no-untyped-call]
-    path.chmod(0o644)
-    tmp_path.chmod(0o755)
-    return path
-
-
-@pytest.fixture
-def secrets(tmp_path: Path, authority: Callable[..., Any], tokens: Any) -> Path:
-    """As deploy/compose.yaml mounts them: tls.crt, tls.key and tokens.toml."""
-    chain, key = authority("shown").issue("localhost")
-    folder = tmp_path / "secrets"
-    folder.mkdir()
-    shutil.copy(chain, folder / "tls.crt")
-    shutil.copy(key, folder / "tls.key")
-    shutil.copy(chain.parent / "shown.pem", folder / "ca.pem")
-    (folder / "token").write_text(tokens.set("door", ["classify", "explain", "models"]))
-    shutil.copy(tokens.path, folder / "tokens.toml")
-    for path in folder.iterdir():
-        path.chmod(0o644)  # its reader is another user
-    return folder
-
-
-def test_the_image_says_how_it_is_run(images: Images) -> None:
-    config = images.config()
+def test_the_image_says_how_it_is_run(image: BuiltImage) -> None:
+    config = image.config()
     assert config["User"] == "65532:65532"
     assert config["Entrypoint"] == ["limelens"]
     assert config["StopSignal"] == "SIGTERM"
@@ -124,9 +63,9 @@ def test_the_image_says_how_it_is_run(images: Images) -> None:
 
 
 def test_the_image_is_small_and_holds_nothing_to_build_or_look_around_with(
-    images: Images, root: Path
+    image: BuiltImage, root: Path
 ) -> None:
-    assert images.size_bytes() < MOST_BYTES
+    assert image.size_bytes() < MOST_BYTES
     found = list(files_of(root))
     names = {path.name for path in found}
     tools = {"sh", "bash", "dash", "gcc", "cc", "ld", "as", "strip", "pip", "pip3", "apt", "dpkg"}
@@ -140,7 +79,7 @@ def test_the_image_is_small_and_holds_nothing_to_build_or_look_around_with(
 
 
 def test_a_client_of_stubs_alone_classifies_and_explains(
-    start: Start, photo: Path, tmp_path: Path
+    run_image: RunImage, photo: Path, tmp_path: Path
 ) -> None:
     stubs = tmp_path / "stubs"
     stubs.mkdir()
@@ -156,7 +95,7 @@ def test_a_client_of_stubs_alone_classifies_and_explains(
     python = tmp_path / "client" / "bin" / "python"
     install = ["-m", "pip", "install", "--quiet", f"--constraint={ROOT}/constraints.txt"]
     subprocess.run([python, *install, "grpcio", "protobuf"], check=True)
-    container = start("serve")
+    container = run_image("serve")
     container.says("127.0.0.1:8500")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(stubs)}
     asked = container.beside(
@@ -169,10 +108,10 @@ def test_a_client_of_stubs_alone_classifies_and_explains(
 
 
 def test_it_serves_closed_and_drains(
-    images: Images, start: Start, secrets: Path, photo: Path
+    image: BuiltImage, run_image: RunImage, secrets: Path, photo: Path
 ) -> None:
-    command = [*images.config()["Cmd"], "--grace-s=300"]
-    container = start(*command, volumes={"/run/secrets": secrets, "/photo.png": photo})
+    command = [*image.config()["Cmd"], "--grace-s=300"]
+    container = run_image(*command, volumes={"/run/secrets": secrets, "/photo.png": photo})
     container.says("0.0.0.0:8500")
     status = (Path("/proc") / str(container.pid) / "status").read_text()
     said = dict(line.split(":", 1) for line in status.splitlines())
@@ -197,8 +136,8 @@ def test_it_serves_closed_and_drains(
     drawn = sorted(path.name for path in shown.iterdir())
     assert len(drawn) == 12, "what was asked for, and nothing of onnxruntime's or of the server"
     for path in shown.iterdir():
-        with Image.open(path) as image:
-            assert image.format == "PNG"
+        with Image.open(path) as drawing:
+            assert drawing.format == "PNG"
     faces = container.execute(
         "limelens", "classify", "/photo.png", *at, "--faces", "--draw", "/tmp/faces.png"
     )
@@ -217,14 +156,14 @@ def test_it_serves_closed_and_drains(
     assert "Traceback" not in errors
 
 
-def test_without_secrets_it_names_the_missing_file(start: Start) -> None:
-    code, _, errors = start().ends()
+def test_without_secrets_it_names_the_missing_file(run_image: RunImage) -> None:
+    code, _, errors = run_image().ends()
     assert code == 1
     assert "/run/secrets/tls.crt is no file" in errors
 
 
 def test_a_broken_version_in_the_volume_stops_no_other(
-    start: Start, models: Path, photo: Path, tmp_path: Path
+    run_image: RunImage, models: Path, photo: Path, tmp_path: Path
 ) -> None:
     shown = tmp_path / "shown"
     shutil.copytree(models, shown)
@@ -233,7 +172,7 @@ def test_a_broken_version_in_the_volume_stops_no_other(
     (broken / "model.onnx").write_bytes(b"no model")
     for path in (shown, *shown.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    container = start("serve", volumes={"/srv/models": shown, "/photo.png": photo})
+    container = run_image("serve", volumes={"/srv/models": shown, "/photo.png": photo})
     container.says("127.0.0.1:8500")
     at = ["--server", "127.0.0.1:8500", "--model", "colours", "--json"]
     asked = container.execute("limelens", "classify", "/photo.png", *at)
@@ -244,8 +183,8 @@ def test_a_broken_version_in_the_volume_stops_no_other(
     assert "refused colours version 3" in errors
 
 
-def test_a_full_tmp_stops_no_answer(start: Start, photo: Path) -> None:
-    container = start("serve", volumes={"/photo.png": photo}, tmp="1m")
+def test_a_full_tmp_stops_no_answer(run_image: RunImage, photo: Path) -> None:
+    container = run_image("serve", volumes={"/photo.png": photo}, tmp="1m")
     container.says("127.0.0.1:8500")
     full = Path("/proc", str(container.pid), "root", "tmp", "full")
     filled = subprocess.run(
@@ -258,8 +197,8 @@ def test_a_full_tmp_stops_no_answer(start: Start, photo: Path) -> None:
         assert "without_mask" in asked.stdout
 
 
-def test_a_signal_during_the_start_ends_it(start: Start, secrets: Path) -> None:
-    container = start(volumes={"/run/secrets": secrets})
+def test_a_signal_during_the_start_ends_it(run_image: RunImage, secrets: Path) -> None:
+    container = run_image(volumes={"/run/secrets": secrets})
     process = Path("/proc", str(container.pid))
 
     def handles_it() -> bool:
