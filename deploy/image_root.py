@@ -27,6 +27,14 @@ _NOT_OF_PYTHON = (
     *("test", "tests", "idlelib", "tkinter", "_tkinter.*", "turtle*", "lib2to3", "ensurepip"),
     *("config-*", "site-packages", "dist-packages", "__pycache__"),
 )
+# Of NVIDIA's, what onnxruntime loads for recurrent networks (adv) and FFT alone, or never.
+_NOT_OF_CUDA = (
+    "libcudnn_adv.so*",
+    "libcudnn_ext.so*",
+    "libcufft.so*",
+    "libcufftw.so*",
+    "libnvblas.so*",
+)
 _SOURCES = {".a", ".c", ".cc", ".cpp", ".h", ".hpp", ".pxd", ".pyx", ".tp"}
 _MERGED = ("bin", "lib", "lib64", "sbin")
 # With the packages that they come from, since the files of some are made by commands.
@@ -48,10 +56,9 @@ def main(environment: Path, folder: Path) -> None:
     """Trims the environment, and fills the folder."""
     _trim(environment)
     folder.mkdir()
-    (folder / "usr").mkdir()
     for name in _MERGED:
         if Path("/", name).is_symlink():
-            (folder / "usr" / name).mkdir()
+            (folder / "usr" / name).mkdir(parents=True)
             (folder / name).symlink_to(f"usr/{name}")
     for name, mode in (("proc", 0o755), ("sys", 0o755), ("dev", 0o755), ("tmp", 0o1777)):
         (folder / name).mkdir()
@@ -62,10 +69,9 @@ def main(environment: Path, folder: Path) -> None:
         copied |= set(_copied(library, folder))
     packages = _packages_of(copied)
     for package, paths in _SYSTEM.items():
-        there = [Path(one) for one in paths if Path(one).exists()]
-        for path in there:
+        for path in [Path(one) for one in paths if Path(one).exists()]:
             _tree(path, folder)
-        packages |= {package} if there else set()
+            packages.add(package)
     for package in sorted(packages):
         _describe(package, folder)
     subprocess.run(["ldconfig", "-r", folder], check=True)
@@ -75,26 +81,15 @@ def main(environment: Path, folder: Path) -> None:
 
 
 def _trim(environment: Path) -> None:
-    """Removes tests, sources, tables of symbols, and pip itself."""
-    python = environment / "bin" / "python"
-    pip: list[str | Path] = [
-        python,
-        "-m",
-        "pip",
-        "uninstall",
-        "--quiet",
-        "--yes",
-        "setuptools",
-        "pip",
-    ]
-    subprocess.run(pip, check=True)
-    packages = list(environment.rglob("site-packages"))
-    for folder in [one for where in packages for one in where.rglob("tests") if one.is_dir()]:
+    """Removes tests, sources, tables of symbols, what nobody loads, and pip itself."""
+    pip = f"{environment}/bin/python -m pip uninstall --quiet --yes setuptools pip"
+    subprocess.run(pip.split(), check=True)
+    (packages,) = environment.glob("lib/*/site-packages")
+    tests = [*packages.rglob("tests"), packages / "onnx/test", packages / "onnx/backend/test"]
+    for folder in tests:
         shutil.rmtree(folder, ignore_errors=True)
-    for where in packages:
-        for folder in (where / "onnx" / "test", where / "onnx" / "backend" / "test"):
-            shutil.rmtree(folder, ignore_errors=True)
-    for path in [one for one in environment.rglob("*") if one.suffix in _SOURCES]:
+    unused = [one for name in _NOT_OF_CUDA for one in packages.glob(f"nvidia/*/lib/{name}")]
+    for path in [*unused, *(one for one in packages.rglob("*") if one.suffix in _SOURCES)]:
         path.unlink()
     # Python's own extensions alone: other libraries may be large, signed, or sensitive to it.
     extensions = [
@@ -184,19 +179,8 @@ def _describe(package: str, folder: Path) -> None:
 
 def _compile(folder: Path, at: Path) -> None:
     """Compiles all modules of a folder that will be seen at another place."""
-    options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
-    words: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "compileall",
-        *options,
-        "-s",
-        folder,
-        "-p",
-        at,
-        folder,
-    ]
-    subprocess.run(words, check=True)
+    options = f"-q -j 0 --invalidation-mode unchecked-hash -s {folder} -p {at} {folder}"
+    subprocess.run([sys.executable, "-m", "compileall", *options.split()], check=True)
 
 
 def _keep_compiled(environment: Path) -> None:
