@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from limelens.serve.bundle import Task
+from limelens.train.audit.cropped_copies import find_crops
 from limelens.train.audit.inspection import PLAIN, inspect
 from limelens.train.audit.label_errors import find_label_errors
 from limelens.train.audit.shortcuts import find_shortcuts
@@ -54,6 +55,47 @@ def test_all_defects_are_found(spoilt: Path) -> None:
     assert darker.kind == "near"
     assert darker.cross_splits
     assert len(found.duplicates) == 4
+
+
+def test_a_crop_is_paired_with_its_image_and_only_with_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def photo(red: int) -> Image.Image:
+        fields = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        fields[..., 0] = red
+        return Image.fromarray(fields).resize((160, 120), Image.Resampling.BICUBIC)
+
+    for label, red in (("a", 0), ("b", 255)):
+        (tmp_path / label).mkdir()
+        for index in range(8):
+            photo(red).save(tmp_path / label / f"{index}.png")
+    with Image.open(tmp_path / "a" / "3.png") as image:
+        image.crop((10, 0, 140, 100)).resize((65, 50)).save(tmp_path / "b" / "cut.jpg", quality=70)
+    # The original may come after what was cut out of it.
+    with Image.open(tmp_path / "b" / "5.png") as image:
+        image.crop((0, 18, 160, 120)).save(tmp_path / "a" / "cut.jpg", quality=70)
+    found = inspect(tmp_path)
+    pairs = [
+        (pair.kind, pair.first.path.relative_to(tmp_path), pair.second.path.relative_to(tmp_path))
+        for pair in found.duplicates
+    ]
+    assert pairs == [
+        ("cropped", Path("a/cut.jpg"), Path("b/5.png")),
+        ("cropped", Path("a/3.png"), Path("b/cut.jpg")),
+    ]
+    write_inspection(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("one is cut out of the other") == 2
+
+
+def test_bottles_of_one_shape_are_not_cut_out_of_one_another() -> None:
+    rng = np.random.default_rng(1)
+    bottles = np.full((60, 48, 48, 3), 255, dtype=np.uint8)
+    for bottle in bottles:
+        top, left = rng.integers(0, 5, 2)
+        bottle[top + 2 : 44, left + 14 : left + 30] = (30, 60, 30)
+        bottle[24:38, left + 14 : left + 30] = rng.integers(0, 256, (14, 16, 3))
+    assert find_crops(bottles) == []
 
 
 def test_a_wrong_label_comes_first_with_and_without_a_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,8 +41,8 @@ def inspect(
     """Finds problems in data before training.
 
     Reports the number and balance of labels, image sizes, whether a size alone gives the label
-    away, duplicates inside and across splits and with different labels, broken files, and labels
-    that look wrong (found by cleanlab). It changes nothing.
+    away, duplicates (also resized, mirrored or cropped) inside and across splits and with different
+    labels, broken files, and labels that look wrong (found by cleanlab). It changes nothing.
 
     Example: limelens inspect photos --out photos.html
     """
@@ -87,9 +88,10 @@ def _print_inspection(inspection: Inspection) -> None:
                 f"{shortcut.accuracy:.1%} correct, the commonest label {shortcut.majority:.1%}[/]"
             )
     pairs = inspection.duplicates
-    exact = sum(pair.kind != "near" for pair in pairs)
+    kinds = Counter(pair.kind for pair in pairs)
     out.print(
-        f"Duplicates: {exact} exact, {len(pairs) - exact} near; "
+        f"Duplicates: {kinds['bytes'] + kinds['pixels']} exact, {kinds['near']} near, "
+        f"{kinds['cropped']} cropped; "
         f"{sum(pair.cross_splits for pair in pairs)} across splits, "
         f"{sum(pair.differ_in_label for pair in pairs)} with different labels"
     )

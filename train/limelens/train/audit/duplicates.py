@@ -1,4 +1,4 @@
-"""Finds images that occur in the data more than once, exactly or nearly.
+"""Finds images that occur in the data more than once: exactly, nearly, or cut out of one another.
 
 Knows facts about files, their labels and their splits; reads nothing.
 """
@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
+import numpy as np
+
+from limelens.train.audit.cropped_copies import find_crops
 from limelens.train.audit.image_facts import ImageFacts
 from limelens.train.data.near_duplicates import LISTED, nearest_before
 
-Kind = Literal["bytes", "pixels", "near"]
+Kind = Literal["bytes", "pixels", "near", "cropped"]
 _KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
@@ -30,7 +33,8 @@ class Duplicate:
     """Two images that are the same or nearly so, in the order of the data.
 
     Args:
-        kind: The same file, the same pixels encoded differently, or nearly the same pixels.
+        kind: The same file, the same pixels encoded differently, nearly the same pixels, or one cut
+            out of the other, whichever is first.
     """
 
     first: ImageLocation
@@ -73,6 +77,9 @@ def find_duplicates(
     for index, before in zip(single, nearest.tolist(), strict=True):
         if before >= 0:
             found[index] = Duplicate(places[single[before]], places[index], "near")
+    for crop in find_crops(np.stack([facts[index].thumbnail for index in single])):
+        first, second = sorted((single[crop.whole], single[crop.part]))
+        found.setdefault(second, Duplicate(places[first], places[second], "cropped"))
     return tuple(
         sorted(
             found.values(),

@@ -1,4 +1,4 @@
-"""Reads from each file what an audit compares: its size, its digests, its perceptual hash.
+"""Reads from each file what an audit compares: its size, digests, perceptual hash and thumbnail.
 
 Knows files and pixels; does not know labels or splits.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from limelens.train.audit.cropped_copies import thumbnail
 from limelens.train.audit.feature_vectors import plain_features
 from limelens.train.data.examples import Skipped
 from limelens.train.data.near_duplicates import PerceptualHash, perceptual_hash
@@ -26,6 +27,7 @@ class ImageFacts:
     Args:
         content: SHA-256 of the file.
         pixels: SHA-256 of the upright image.
+        thumbnail: As `cropped_copies.thumbnail`.
         features: As `plain_features`; empty unless requested.
     """
 
@@ -35,6 +37,7 @@ class ImageFacts:
     content: str
     pixels: str
     hash: PerceptualHash
+    thumbnail: NDArray[np.uint8]
     features: NDArray[np.float32]
 
 
@@ -50,6 +53,7 @@ def read_facts(paths: Sequence[Path], *, features: bool) -> Iterator[ImageFacts 
             hashlib.sha256(encoded).hexdigest(),
             hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
             perceptual_hash(pixels, mirrored=True),
+            thumbnail(pixels),
             plain_features(pixels) if features else np.empty(0, np.float32),
         )
 

@@ -297,7 +297,12 @@ def _data(inspection: Inspection) -> dict[str, Any]:
 
 
 def _pair(pair: Duplicate, base: Path) -> dict[str, Any]:
-    kinds = {"bytes": "the same file", "pixels": "the same pixels", "near": "nearly the same"}
+    kinds = {
+        "bytes": "the same file",
+        "pixels": "the same pixels",
+        "near": "nearly the same",
+        "cropped": "one is cut out of the other",
+    }
     return {
         "kind": kinds[pair.kind],
         "sides": [
