@@ -85,6 +85,8 @@ and compares.
   `/{_STATUS}`.
 - **`serve-gpu`** adds NVIDIA's `nvidia-*` packages, which are under NVIDIA's own licences: read
   those before you pass such an image on.
+- **`console`** adds PyAV, whose wheel contains FFmpeg, which calls itself LGPL version 3 or later,
+  and x264 and x265, which are under the GPL: read those before you pass such an image on.
 
 ## Python packages
 
