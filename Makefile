@@ -134,7 +134,7 @@ BUILD_OPTIONS ?=
 image: ## Build the container image of the server (IMAGE=…, ACCEL=gpu, EXTRAS=console)
 	@[ -n "$(ENGINE)" ] || { echo "make image needs docker, podman or buildah, and none is installed here"; exit 1; }
 	@$(ENGINE) info >/dev/null 2>&1 \
-	  || { echo "make image: $(ENGINE) is installed but does not answer; start it ($(ENGINE) info says more)"; exit 1; }
+	  || { echo "make image: $(ENGINE) is installed but does not answer; start it ($(ENGINE) info says more), or name another: ENGINE=podman"; exit 1; }
 	@# Only docker writes its own format without being told; OCI's has no HEALTHCHECK.
 	$(ENGINE) build --file deploy/Dockerfile $(if $(filter docker,$(notdir $(ENGINE))),,--format docker) \
 	  --build-arg EXTRAS=$(EXTRAS) $(BUILD_OPTIONS) --tag $(IMAGE) .
