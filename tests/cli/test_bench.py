@@ -98,6 +98,8 @@ def test_bench_without_json_is_a_table(limelens: Callable[..., Any], server: Any
         (("--callers", "0", "--server", "127.0.0.1:1"), 1, "0, and neither a rate"),
         (("{empty}",), 1, "none found"),
         (("--models", "{empty}"), 1, "no models in it"),
+        (("--models", "{empty}/gone"), 1, "gone: no such folder"),
+        (("--models", "models", "--model", "/gone"), 1, "models has no model '/gone'; it has face"),
     ],
 )
 def test_bench_reports_errors(

@@ -1,4 +1,4 @@
-"""Typing errors are refused before torch is loaded, which takes seconds."""
+"""Typing errors are refused before what takes seconds to load: torch, scikit-learn, Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limelens.cli import main
 try:
     main()
 finally:
-    print("torch" if "torch" in sys.modules else "no torch")
+    print(*({"torch", "sklearn", "ray"} & sys.modules.keys()) or ["at once"])
 """
 
 
@@ -51,10 +51,20 @@ def data(tmp_path: Path) -> Path:
         (("evaluate", "{model}", "nowhere"), "nowhere is no folder"),
         (("calibrate", "gone", "{data}"), "gone does not exist"),
         (("export", "gone", "--name", "x"), "gone does not exist"),
+        (("export", "{data}", "--name", "x"), "has neither best.pt nor last.pt"),
         (("inspect", "nowhere"), "nowhere is no folder"),
+        (("inspect", "{data}", "--run", "gone"), "gone is not there"),
+        (
+            ("bulk", "classify", "nowhere", "--out", "x", "--model", "{model}"),
+            "nowhere: no such file or folder",
+        ),
+        (
+            ("bulk", "classify", "{data}", "--out", "x", "--model", "gone.onnx"),
+            "gone.onnx: No such file",
+        ),
     ],
 )
-def test_paths_splits_and_labels_are_checked_before_torch_is_loaded(
+def test_paths_splits_and_labels_are_checked_at_once(
     data: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     given = [one.format(data=data, model=MODEL) for one in arguments]
@@ -68,10 +78,10 @@ def test_paths_splits_and_labels_are_checked_before_torch_is_loaded(
     )
     assert result.returncode == 1, result.stderr
     assert words in result.stderr
-    assert result.stdout == "no torch\n"
+    assert result.stdout == "at once\n"
 
 
-def test_a_missing_split_is_refused_before_torch_is_loaded(data: Path, tmp_path: Path) -> None:
+def test_a_missing_split_is_refused_at_once(data: Path, tmp_path: Path) -> None:
     (tmp_path / "divided").mkdir()
     data.rename(tmp_path / "divided" / "Train")
     result = subprocess.run(
@@ -83,7 +93,7 @@ def test_a_missing_split_is_refused_before_torch_is_loaded(data: Path, tmp_path:
         check=False,
     )
     assert "divided has the splits ['train']; expected 'test'" in result.stderr
-    assert result.stdout == "no torch\n"
+    assert result.stdout == "at once\n"
 
 
 def test_how_a_table_was_read_is_printed_once_on_stderr(

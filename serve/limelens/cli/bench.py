@@ -136,9 +136,9 @@ def bench(
         if server is None:
             load_psutil()  # fails before the server starts
             folder = models or default_models()
+            floor_model = floor_model or _only_model(folder, model)
             process = stack.enter_context(started(serve_command(folder)))
             server, pid, start_s = process.address, process.pid, process.start_s
-            floor_model = floor_model or _only_model(folder, model)
         else:
             pid = local_server(server)
         plan = LoadPlan(
@@ -289,10 +289,15 @@ def _size(text: str) -> tuple[int, int]:
 
 def _only_model(folder: Path, name: str) -> Path:
     """The file of a model's newest version in a repository."""
-    found = sorted(folder.glob(f"{name or '*'}/*/model.onnx"), key=lambda one: one.parent.name)
+    if not folder.is_dir():
+        raise LimelensError(f"{folder}: no such folder; expected a model repository")
+    found = list(folder.glob("*/*/model.onnx"))
     names = sorted({one.parents[1].name for one in found})
-    if len(names) > 1:
+    if not names:
+        raise LimelensError(f"{folder}: no models in it; expected <name>/<version>/model.onnx")
+    if name and name not in names:
+        raise LimelensError(f"{folder} has no model {name!r}; it has {', '.join(names)}")
+    if not name and len(names) > 1:
         raise LimelensError(f"{folder} has {', '.join(names)}; name one with --model")
-    if not found:
-        raise LimelensError(f"{folder} has no model {name!r}" if name else f"{folder} is empty")
+    found = [one for one in found if one.parents[1].name == (name or names[0])]
     return max(found, key=lambda one: int(one.parent.name) if one.parent.name.isdecimal() else 0)

@@ -43,6 +43,11 @@ def read_rows(run: Path) -> list[dict[str, float]]:
         ]
 
 
+def is_bundle(run_or_model: Path) -> bool:
+    """Whether a path names a bundle, rather than a run or a checkpoint."""
+    return run_or_model.suffix == ".onnx" or (run_or_model / "model.onnx").exists()
+
+
 def check_run_or_model(path: Path) -> None:
     """Refuses a path that is neither a run, nor a checkpoint, nor a bundle."""
     if path.is_file() or (path.is_dir() and (holds_run(path) or (path / "model.onnx").exists())):
@@ -55,8 +60,10 @@ def check_run_or_model(path: Path) -> None:
 
 def check_run(path: Path) -> None:
     """Refuses a path that is neither a run nor a checkpoint."""
-    if not (path.is_file() or holds_run(path)):
-        raise CheckpointError(f"{path} does not exist; expected a run of `limelens train`")
+    if path.is_file() or holds_run(path):
+        return
+    found = "has neither best.pt nor last.pt" if path.is_dir() else "does not exist"
+    raise CheckpointError(f"{path} {found}; expected a run of `limelens train`")
 
 
 def check_training(

@@ -46,13 +46,7 @@ def run(
         LimelensError: It cannot be done.
         typer.Exit: It was stopped.
     """
-    from limelens.bulk.ray_session import import_ray
-
-    import_ray()
-
-    from limelens.bulk.running import run_bulk
     from limelens.bulk.sources import open_source
-    from limelens.bulk.workers import Workers
 
     with _stopped_alike() as check, _Shown() as shown:
 
@@ -62,8 +56,17 @@ def run(
 
         shown.say(f"Listing {given}")
         source = open_source(given, run.column)
+        spec = work()
+        # A wrong path is reported before Ray is loaded, which takes seconds.
+        from limelens.bulk.ray_session import import_ray
+
+        import_ray()
+
+        from limelens.bulk.running import run_bulk
+        from limelens.bulk.workers import Workers
+
         report = run_bulk(
-            work(),
+            spec,
             source,
             run.out,
             {name: str(value) for name, value in made_by.items() if _is_given(value)},

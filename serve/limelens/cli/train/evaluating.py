@@ -93,8 +93,7 @@ def evaluate(
     Example: limelens evaluate models/facemask/2/model.onnx PHOTOGRAPHS --faces
     """
     from limelens.train.data.listing import find_split
-    from limelens.train.evaluation.model import is_bundle
-    from limelens.train.runs import check_run_or_model, read_rows
+    from limelens.train.runs import check_run_or_model, is_bundle, read_rows
 
     if faces.wanted and report is not None:
         raise typer.BadParameter("--report explains whole images; expected it without --faces")

@@ -46,6 +46,13 @@ def inspect(
 
     Example: limelens inspect photos --out photos.html
     """
+    from limelens.train.data.listing import list_data
+    from limelens.train.runs import check_run_or_model
+
+    # Checked before scikit-learn is loaded, which takes seconds.
+    if run is not None:
+        check_run_or_model(run)
+    list_data(data, table)
     from limelens.train.audit.inspection import inspect as run_inspection
 
     inspection = run_inspection(data, images=table, run_or_model=run, seed=seed)

@@ -30,7 +30,8 @@ from limelens.train.evaluation.groups import (
     read_appearances,
 )
 from limelens.train.evaluation.metrics import WANTED_ACCURACY, compute_metrics, is_decided
-from limelens.train.evaluation.model import Model, from_bundle, is_bundle, load_model
+from limelens.train.evaluation.model import Model, from_bundle, load_model
+from limelens.train.runs import is_bundle
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from limelens.serve.bundle.explain_defaults import ExplainDefaults
 from limelens.serve.image import ResizeRule, read_fitted
 from limelens.train.data.examples import Example
 from limelens.train.evaluation.metrics import probabilities_of
+from limelens.train.runs import is_bundle
 
 BatchFunction = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From `(N, H, W, 3)` pixels of the input's size to a row for each image."""
@@ -82,11 +83,6 @@ def from_bundle(bundle: Bundle) -> Model:
         metadata.threshold if bundle.task is Task.MULTICLASS else 0.0,
         metadata.explain,
     )
-
-
-def is_bundle(run_or_model: Path) -> bool:
-    """Whether a path names a bundle, rather than a run or a checkpoint."""
-    return run_or_model.suffix == ".onnx" or (run_or_model / "model.onnx").exists()
 
 
 def load_model(run_or_model: Path) -> Model:
