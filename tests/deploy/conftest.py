@@ -103,7 +103,9 @@ def build_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root, and {', '.join(missing) or 'nothing else'}")
     kept = os.environ.get("LIMELENS_IMAGES")
-    folder = Path(kept) if kept else tmp_path_factory.getbasetemp().parent / "images"
+    ours = tmp_path_factory.getbasetemp()  # of this process, if the run has several
+    of_run = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours
+    folder = Path(kept) if kept else of_run / "images"
     folder.mkdir(exist_ok=True)
     images = Images(folder)
     lock = FileLock(folder / "lock")
