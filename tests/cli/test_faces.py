@@ -289,6 +289,7 @@ def test_evaluate_measures_a_bundle_on_faces(
         result.stdout
     )
     assert "50.00% of 2 images correct" in result.stdout
+    assert "on more images probably 9% to 91%" in result.stdout.replace("\n", " ")
     found = limelens(*arguments, "--faces", "--which-face", "worst", "--json").json
     assert found["faces"]["which"] == "worst"
     assert found["faces"]["not_found"] == [str(photographs / "red" / hall.name)]

@@ -143,6 +143,7 @@ def test_text_output_has_a_table_and_a_sheet(
     model = one_model / "colours" / "1"
     shown = limelens("index", data, "--model", model, "--out", tmp_path / "index")
     assert "4 images of 2 labels in 3 numbers each, by colours version 1" in shown.stdout
+    assert f"IMAGE --model {model}" in shown.stdout.replace("\n", " ")
     assert "left out val/cold/page.jpg: " in shown.stderr
     assert "HTML" in shown.stderr
     image = data / "train/warm/red.png"

@@ -94,7 +94,9 @@ def index(
     if as_json:
         print_json(report)
     else:
-        _print_index(report)
+        _print_index(
+            report, f" --server {server}" if server else f" --model {model}" if model else ""
+        )
 
 
 @securely
@@ -233,7 +235,8 @@ def _draw(
         )
 
 
-def _print_index(report: dict[str, Any]) -> None:
+def _print_index(report: dict[str, Any], options: str) -> None:
+    """`options` say who embeds."""
     labels = f" of {counted(len(report['labels']), 'label')}" if report["labels"] else ""
     out.print(
         f"Wrote [bold]{escape(report['index'])}[/]: {report['num_images']} images{labels} in "
@@ -245,7 +248,7 @@ def _print_index(report: dict[str, Any]) -> None:
         err.print(f"left out {escape(one['path'])}: {escape(one['reason'])}")
     if len(skipped) > _MOST_SHOWN:
         err.print(f"and {len(skipped) - _MOST_SHOWN} more; --json lists all")
-    out.print(f"Next: limelens similar {escape(report['index'])} IMAGE")
+    out.print(f"Next: limelens similar {escape(report['index'])} IMAGE{escape(options)}")
 
 
 def _print_answer(answer: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.markup import escape
@@ -16,6 +16,9 @@ from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
 from limelens.serve.wording import counted
+
+_FEW_IMAGES: Final = 200
+"""With fewer, what an accuracy may be on others is said beside it."""
 
 
 @with_faces
@@ -176,6 +179,17 @@ def calibrate(
     out.print(f"Temperature {metrics['temperature']:.3f}. Next: limelens export {escape(str(run))}")
 
 
+def _uncertainty(metrics: Mapping[str, Any]) -> str:
+    """What an accuracy on few images may be on many; nothing if they are enough."""
+    num_images = metrics["num_images"]
+    if not 0 < num_images < _FEW_IMAGES:
+        return ""
+    from limelens.train.evaluation.interval import accuracy_interval
+
+    low, high = accuracy_interval(round(metrics["accuracy"] * num_images), num_images)
+    return f", on more images probably {low:.0%} to {high:.0%}"
+
+
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Prints the metrics of an evaluation: a summary and a table of labels."""
     where = f" ({metrics['split']})" if "split" in metrics else ""
@@ -196,7 +210,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     else:
         out.print(
             f"[bold]{metrics['accuracy']:.2%}[/] of {counted(metrics['num_images'], 'image')} "
-            f"correct{where}; "
+            f"correct{where}{_uncertainty(metrics)}; "
             f"loss {metrics['loss']:.3f}, calibration error {metrics['ece']:.3f}"
             + (
                 f", top-5 accuracy {metrics['top5_accuracy']:.2%}"
@@ -218,9 +232,11 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
             )
         reached = metrics.get("at_wanted_accuracy") or {"threshold": None}
         if reached["threshold"] is not None and reached["coverage"] < 1:
+            num = round(reached["coverage"] * metrics["num_images"])
             out.print(
-                f"With a threshold of {reached['threshold']:.3f}, {reached['coverage']:.1%} are "
-                f"decided and {reached['accuracy']:.2%} of those are correct"
+                f"With a threshold of {reached['threshold']:.3f}, {reached['coverage']:.1%} "
+                f"({counted(num, 'image')}) are decided and {reached['accuracy']:.2%} of those are "
+                "correct"
             )
     table = Table(box=None, pad_edge=False)
     table.add_column("label")

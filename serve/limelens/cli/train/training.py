@@ -219,7 +219,8 @@ def train(
 
     DATA is a folder with one folder per label, a folder with train, val and test folders of them,
     or a table (csv, tsv) of images and labels: one-hot columns, or a column of lists. If there is
-    no val, a tenth of the images becomes val; near-duplicates stay together. Epochs, batch size,
+    no val, a tenth of the images becomes val, and, where there are no splits at all, another tenth
+    test, for limelens evaluate; near-duplicates stay together. Epochs, batch size,
     learning rate and input size suit the data unless they are given. The run's folder
     holds best.pt, last.pt, metrics.csv, curves.png, confusion.png, report.html and config.json;
     Ctrl-C leaves a usable last.pt. For several processes or machines: torchrun --nproc-per-node 4

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from limelens.train.data.examples import Skipped
 from limelens.train.data.reading import read_each
+from limelens.train.evaluation.interval import accuracy_interval
 
 MIN_IMAGES: Final = 20
 """Groups with fewer are too small to say anything."""
@@ -23,7 +23,6 @@ MIN_IMAGES: Final = 20
 Bounds = Sequence[tuple[float, str]]
 
 _MOST_GROUPS: Final = 20
-_CONFIDENCE: Final = 0.95
 _SAMPLED_SIDE: Final = 128
 _LUMA: Final = np.array([0.299, 0.587, 0.114])
 # Upper ends, exclusive; the last group has none.
@@ -122,17 +121,17 @@ def _row(
     decided: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
     num, right = int(inside.sum()), int(correct[inside].sum())
-    interval = binomtest(right, num).proportion_ci(_CONFIDENCE, "wilson")
+    low, high = accuracy_interval(right, num)
     too_small = num < MIN_IMAGES
     row = {
         "group": group,
         "num_images": num,
         "accuracy": right / num,
-        "low": float(interval.low),
-        "high": float(interval.high),
+        "low": low,
+        "high": high,
         "accuracy_of_others": float(correct[others].mean()),
         "too_small": too_small,
-        "worse": not too_small and bool(interval.high < correct[others].mean()),
+        "worse": not too_small and bool(high < correct[others].mean()),
     }
     if decided is not None:
         those = inside & decided
