@@ -51,7 +51,7 @@ def main() -> None:
     bundle = load_bundle(arguments.model)
     references = reference_images(bundle, data_folder()) if arguments.hide == "references" else None
     stated: list[list[float]] = []
-    came: list[list[float]] = []
+    measured: list[list[float]] = []
     for path in real_images(arguments.images):
         fitted = fit(read_image(path.read_bytes()), bundle.metadata.resize)
         runs = [
@@ -69,12 +69,12 @@ def main() -> None:
             for seed in range(arguments.seeds)
         ]
         stated.append([])
-        came.append([])
+        measured.append([])
         for size in SIZES:
             shorter = [_beginning(run, size) for run in runs]
             stated[-1].append(float(np.mean([one.stability for one in shorter])))
-            came[-1].append(agreement([_top(one) for one in shorter]))
-    _print(np.array(stated), np.array(came), arguments, bundle.name)
+            measured[-1].append(agreement([_top(one) for one in shorter]))
+    _print(np.array(stated), np.array(measured), arguments, bundle.name)
 
 
 def data_folder() -> Path:
@@ -113,7 +113,7 @@ def _top(one: LabelExplanation) -> set[int]:
 
 
 def _print(
-    stated: NDArray[np.float64], came: NDArray[np.float64], arguments: Any, name: str
+    stated: NDArray[np.float64], measured: NDArray[np.float64], arguments: Any, name: str
 ) -> None:
     console = Console(highlight=False)
     how = f"{arguments.method}, {arguments.hide}, {arguments.sampling}"
@@ -121,18 +121,18 @@ def _print(
         title=f"{name}: {len(stated)} images, {arguments.seeds} seeds, {how}",
     )
     table.add_column("samples", justify="right")
-    for column in ("stated", "came", "gap"):
+    for column in ("stated", "measured", "gap"):
         table.add_column(column, justify="right")
-    for size, one, other in zip(SIZES, stated.mean(axis=0), came.mean(axis=0), strict=True):
+    for size, one, other in zip(SIZES, stated.mean(axis=0), measured.mean(axis=0), strict=True):
         table.add_row(str(size), f"{one:.3f}", f"{other:.3f}", f"{one - other:+.3f}")
     console.print(table)
     table = Table(title="by stated stability (an image at a number of samples)")
-    for column in ("stated from", "to", "cases", "mean stated", "mean came", "gap"):
+    for column in ("stated from", "to", "cases", "mean stated", "mean measured", "gap"):
         table.add_column(column, justify="right")
     for low, high in itertools.pairwise(_BINS):
         inside = (stated >= low) & ((stated < high) | (high == _BINS[-1]))
         if inside.any():
-            one, other = stated[inside].mean(), came[inside].mean()
+            one, other = stated[inside].mean(), measured[inside].mean()
             table.add_row(
                 f"{low:.1f}",
                 f"{high:.1f}",
@@ -142,10 +142,10 @@ def _print(
                 f"{one - other:+.3f}",
             )
     console.print(table)
-    flat = np.corrcoef(stated.ravel(), came.ravel())[0, 1]
+    flat = np.corrcoef(stated.ravel(), measured.ravel())[0, 1]
     console.print(
-        f"correlation {flat:.2f}, mean gap {np.mean(stated - came):+.3f}, mean absolute gap "
-        f"{np.mean(np.abs(stated - came)):.3f}"
+        f"correlation {flat:.2f}, mean gap {np.mean(stated - measured):+.3f}, mean absolute gap "
+        f"{np.mean(np.abs(stated - measured)):.3f}"
     )
 
 

@@ -20,7 +20,7 @@ _FACES_PER_LABEL: Final = 8
 
 
 def shipped_model() -> Path:
-    """The folder of the face-mask model's first version."""
+    """The folder of the shipped face-mask model."""
     return default_models() / "facemask" / "2"
 
 
