@@ -57,6 +57,8 @@ def tune_explanations(
     the highest wins, and among those within its standard error the one whose explanations say
     little least often.
 
+    24 images are more than 400 explanations, which takes minutes; fewer (--images) take less.
+
     The bundle's graph stays the same; its signature, if it has one, no longer fits.
 
     Example: limelens tune-explanations models/photos/1 photos

@@ -67,10 +67,10 @@ def evaluate(
 
     Returns:
         The metrics of `compute_metrics`, and `groups` (as `metrics_by_group`), `split`,
-        `chosen_on` (whether epoch and calibration were chosen on these images, so that the metrics
-        are optimistic), `model` and `skipped` (path and reason of every file that could not be
-        read). With faces also `faces`: which of them, and the images in which none was found or
-        none could be judged, which the metrics leave out.
+        `chosen_on` (whether epoch and calibration were chosen on these images, if they are those
+        of the training, so that the metrics are optimistic), `model` and `skipped` (path and
+        reason of every file that could not be read). With faces also `faces`: which of them, and
+        the images in which none was found or none could be judged, which the metrics leave out.
 
     Raises:
         DataError: The data has no such split, an unknown label, or no readable image.
