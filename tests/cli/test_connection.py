@@ -85,6 +85,20 @@ def test_the_systems_authorities_are_those_of_the_system(
     assert limelens("classify", red, "--server", server.address, *named).exit_code == 0
 
 
+def test_without_a_server_that_was_named_a_model_file_is_proposed(
+    limelens: Run, red: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{listening.getsockname()[1]}"
+    monkeypatch.setattr("limelens.cli.classifying.DEFAULT_SERVER", closed)
+    for options, is_proposed in (((), True), (("--server", closed), False)):
+        result = limelens("classify", red, *options)
+        assert result.exit_code == 1
+        assert f"nothing listens on {closed}" in result.stderr
+        assert ("which needs no server (--model FILE)" in result.stderr) is is_proposed
+
+
 @pytest.mark.parametrize("command", ["classify", "explain", "similar", "index"])
 def test_a_failed_connection_is_explained_in_one_sentence(
     limelens: Run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -38,7 +38,12 @@ from limelens.cli.options.face_options import (
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.faces import face_document, prediction_document, print_faces
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
-from limelens.serve.errors import InvalidRequestError, LimelensError, UnreadableFileError
+from limelens.serve.errors import (
+    InvalidRequestError,
+    LimelensError,
+    UnavailableError,
+    UnreadableFileError,
+)
 from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.files import writing_whole
 from limelens.serve.image import Region, read_image
@@ -192,7 +197,19 @@ def open_client(
         from limelens.serve.client.in_process import local_client
 
         return local_client(model, device, face_detector)
-    return connect(server or DEFAULT_SERVER, credentials)
+    return _connect_by_default(credentials) if server is None else connect(server, credentials)
+
+
+@contextmanager
+def _connect_by_default(credentials: Credentials) -> Iterator[Client]:
+    """A client of a server that nobody named: its error also says how to do without one."""
+    try:
+        with connect(DEFAULT_SERVER, credentials) as client:
+            yield client
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"{error}; or name a model.onnx, which needs no server (--model FILE)"
+        ) from error
 
 
 def _is_file(model: str) -> bool:
