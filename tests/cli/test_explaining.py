@@ -62,6 +62,16 @@ def asked(request: pytest.FixtureRequest, model: Path, start_server: Any) -> tup
     return "--server", start_server().address
 
 
+def test_a_file_that_is_no_image_is_named(
+    limelens: Run, asked: tuple[str, str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.jpg"
+    page.write_text("<!doctype html>")
+    result = limelens("explain", page, *asked)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"limelens: {page}: not a supported image")
+
+
 @pytest.mark.parametrize("method", ["lime", "kernel_shap", "occlusion", "rise"])
 def test_every_method_finds_the_red_half(
     limelens: Run, asked: tuple[str, str], red: Path, method: str

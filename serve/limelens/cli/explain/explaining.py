@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast, get_args
 
@@ -42,6 +43,7 @@ from limelens.cli.options.face_options import (
 )
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, print_json
+from limelens.serve.errors import InvalidRequestError, LimelensError
 from limelens.serve.faces.options import DEFAULT_DETECTOR, MAX_FACES
 from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
@@ -268,16 +270,17 @@ def explain(
             client, blur_faces=blur_faces, model=arguments["model"], version=version
         )
         if is_one and report is None:
-            _explain_one(
-                client,
-                images[0],
-                arguments,
-                written,
-                by_products,
-                blurrer,
-                check=check,
-                as_json=as_json,
-            )
+            with _naming(images[0]):
+                _explain_one(
+                    client,
+                    images[0],
+                    arguments,
+                    written,
+                    by_products,
+                    blurrer,
+                    check=check,
+                    as_json=as_json,
+                )
             documents = []
         else:
             documents = explain_several(client, images, arguments, report, by_products, blurrer)
@@ -289,6 +292,17 @@ def explain(
     by_products.report(as_json=as_json)
     if any("error" in document for document in documents):
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _naming(image: Path) -> Iterator[None]:
+    """Names the image's file in its errors, in place of the request's field."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if not error.field.startswith("image."):
+            raise
+        raise LimelensError(f"{image}: {error.description}") from error
 
 
 def _explain_one(
