@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ def test_option_names_are_whole_on_a_narrow_terminal(
         if parameter.param_type_name == "option" and not parameter.hidden:
             assert {*parameter.opts} <= words
     assert "…" not in words
+    assert not re.search(r" to\s+\d{10}\b", shown)  # a limit of the wire, which nobody meets
 
 
 def test_choices_are_listed_in_words(limelens: Callable[..., Any]) -> None:

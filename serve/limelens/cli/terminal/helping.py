@@ -19,6 +19,8 @@ _NAME, _HELP = 2, 6
 _KIND: Final = re.compile(r"<([^<>]*)>")
 _AT_LEAST: Final = re.compile(r"\bx>=([\d.]+)")
 _BETWEEN: Final = re.compile(r"([\d.]+)<=x<=([\d.]+)")
+# The most that a field of the wire holds is no limit that anyone meets.
+_NO_LIMIT: Final = re.compile(rf"([\d.]+)<=x<=(?:{2**31 - 1}|{2**32 - 1})\b")
 _KINDS: Final = {
     "str": "TEXT",
     "path": "PATH",
@@ -152,6 +154,7 @@ def _readable(name: str, words: str) -> tuple[str, str]:
         name = name.partition(" ")[0].strip("[].").upper()
     # "[default: (the only one)]" describes the default.
     words = re.sub(r"\[default: \((.*?)\)(; .*)?\]$", r"[default: \1\2]", words)
+    words = _NO_LIMIT.sub(r"\1 or more", words)
     words = _BETWEEN.sub(r"\1 to \2", _AT_LEAST.sub(r"\1 or more", words))
     help_, bracket, rest = words.partition("  [")
     extra = f" [{rest}" if bracket else ""
