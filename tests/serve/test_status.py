@@ -25,7 +25,7 @@ from limelens.serve.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from limelens.serve.status import from_call, is_internal, to_abort
+from limelens.serve.status import from_call, is_internal, left_code, to_abort
 
 
 class Failed(grpc.RpcError):
@@ -117,3 +117,20 @@ def test_long_texts_are_cut_to_fit_the_trailers() -> None:
 def test_grpcs_own_retries_get_the_delay() -> None:
     trailing = dict(to_abort(OverloadedError("full", 0.25), "id")[2])
     assert trailing["grpc-retry-pushback-ms"] == "250"
+
+
+@pytest.mark.parametrize(
+    ("remaining_s", "passed_s", "code"),
+    [
+        (None, 5.0, "CANCELLED"),
+        (-0.1, 0.4, "DEADLINE_EXCEEDED"),
+        (0.009, 0.3, "DEADLINE_EXCEEDED"),
+        (0.1, 20.0, "DEADLINE_EXCEEDED"),
+        (0.1, 1.0, "CANCELLED"),
+        (1.0, 20.0, "CANCELLED"),
+    ],
+)
+def test_who_left_at_the_deadline_is_distinguished(
+    remaining_s: float | None, passed_s: float, code: str
+) -> None:
+    assert left_code(remaining_s, passed_s) == code

@@ -92,9 +92,20 @@ def is_fault(name: str) -> bool:
     return name in _FAULTS
 
 
-def left_code(remaining_s: float | None) -> str:
-    """The status that gRPC gives a client that cancelled its call."""
-    return "DEADLINE_EXCEEDED" if remaining_s is not None and remaining_s <= 0 else "CANCELLED"
+def left_code(remaining_s: float | None, passed_s: float) -> str:
+    """The status that gRPC gives a client that cancelled its call.
+
+    A client whose deadline passed cancels its call, too, and that often arrives before the server's
+    own deadline: gRPC rounds it up, by up to a hundredth, when it sends it.
+
+    Args:
+        remaining_s: Seconds until the deadline; None if the call has none.
+        passed_s: Seconds since the call arrived.
+    """
+    if remaining_s is None:
+        return "CANCELLED"
+    rounding = max(0.01, (passed_s + remaining_s) / 100)
+    return "DEADLINE_EXCEEDED" if remaining_s <= rounding else "CANCELLED"
 
 
 def without_paths(text: str) -> str:

@@ -270,7 +270,7 @@ def test_abandoned_images_are_counted_as_dropped(watch: Callable[..., Any], gate
         first = pool.submit(client.classify, [RED])
         gate.wait_until_entered()
         with pytest.raises(ExpiredError):
-            client.classify([GREEN, GREEN], timeout_s=1.5)
+            client.classify([GREEN, GREEN], timeout_s=1.001)  # is sent as 1.01
         watched.wait_for(1, "limelens_request_seconds_count", code="DEADLINE_EXCEEDED")
         gate.opened.set()
         first.result()

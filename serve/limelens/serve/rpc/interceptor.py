@@ -113,7 +113,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._ended(call, code_name(context.code()), logging.INFO)
                 raise
             except asyncio.CancelledError:
-                self._ended(call, left_code(context.time_remaining()), logging.INFO)
+                passed_s = time.monotonic() - call.began
+                self._ended(call, left_code(context.time_remaining(), passed_s), logging.INFO)
                 raise
             except Exception as error:
                 refusal = to_abort(error, call.request_id)
