@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ def test_inspect_prints_a_summary_and_writes_a_page(
     assert "1 with different labels" in result.stdout
     assert "train/light/twin.png" in result.stdout
     assert "twin.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_inspect_names_the_copies_that_spoil_metrics(
+    limelens: Run, images: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(images, tmp_path / "images")
+    (data / "train" / "light" / "twin.png").unlink()
+    shutil.copy(data / "train" / "light" / "3.png", data / "val" / "light" / "leaked.png")
+    shutil.copy(data / "train" / "light" / "4.png", data / "train" / "light" / "again.png")
+    shown = limelens("inspect", data).stdout
+    assert "2 exact" in shown
+    assert "train/light/3.png (light) and val/light/leaked.png (light)" in shown
+    assert "again.png (light)" not in shown
+    assert "1 more pair: --out HTML" in shown
 
 
 def test_evaluate_writes_predictions_and_a_page(

@@ -102,12 +102,17 @@ def _print_inspection(inspection: Inspection) -> None:
         f"{sum(pair.cross_splits for pair in pairs)} across splits, "
         f"{sum(pair.differ_in_label for pair in pairs)} with different labels"
     )
-    for pair in [pair for pair in pairs if pair.differ_in_label][:_MOST_SHOWN]:
+    harmful = [pair for pair in pairs if pair.differ_in_label or pair.cross_splits]
+    shown = sorted(harmful, key=lambda pair: not pair.differ_in_label)[:_MOST_SHOWN]
+    for pair in shown:
         sides = " and ".join(
             f"{_short(place.path, inspection)} ({', '.join(place.labels) or 'none'})"
             for place in (pair.first, pair.second)
         )
         out.print(f"  {escape(sides)}")
+    if others := len(pairs) - len(shown):
+        rest = counted(others, "more pair" if shown else "pair")
+        out.print(f"  {rest}: --out HTML shows such pairs, --json lists all")
     for skipped in inspection.unreadable[:_MOST_SHOWN]:
         err.print(f"cannot be read: {escape(str(skipped.path))}: {escape(skipped.reason)}")
     if len(inspection.unreadable) > _MOST_SHOWN:
