@@ -121,8 +121,9 @@ def explain(
 
         return explain_work(model, device=device, face_detector=face_detector, **arguments)
 
+    as_given = ("label", "contrast", "region", "hide", "overlay", "heat_map", "segments")
     made_by = {
         "command": "explain", "model": model, "device": device, "face_detector": face_detector,
-        **arguments,
+        **{name: given[name] for name in (*_PASSED_ON, *as_given)}, "faces": faces.wanted,
     }  # fmt: skip
     run_work(images, run, device, made_by, work, _IMAGES_PER_FILE)

@@ -69,7 +69,7 @@ def run(
             spec,
             source,
             run.out,
-            {name: str(value) for name, value in made_by.items() if _is_given(value)},
+            {name: _words(value) for name, value in made_by.items() if _is_given(value)},
             Workers(run.workers, run.threads, _wants_gpu(device), run.address),
             unit_size=run.images_per_file or images_per_file,
             restart=run.restart,
@@ -83,6 +83,10 @@ def run(
 
 def _is_given(value: Any) -> bool:
     return not (value is None or value is False or value == () or value == [])
+
+
+def _words(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _wants_gpu(device: Literal["auto", "cpu", "cuda"]) -> bool | None:
