@@ -168,8 +168,11 @@ def test_every_image_has_one_row_though_workers_and_a_machine_are_lost(
             # A worker gets its model again from where the first one had it.
             for _ in range(2):
                 until_more_parts(run)
-                for worker in chain.from_iterable(map(workers_of, raylets)):
+                workers = list(chain.from_iterable(map(workers_of, raylets)))
+                assert workers
+                for worker in workers:
                     worker.kill()
+            assert run.poll() is None
             raylets[1].kill()
             output, errors = run.communicate()
         finally:

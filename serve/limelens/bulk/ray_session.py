@@ -135,8 +135,11 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
 @contextlib.contextmanager
 def _same_handlers() -> Iterator[None]:
     """Keeps Ray from handling SIGTERM: it would end the process whatever the caller wants."""
-    utils = sys.modules["ray._private.utils"]
+    utils = sys.modules.get("ray._private.utils")
     name = "set_sigterm_handler"
+    if utils is None:
+        yield
+        return
     kept = getattr(utils, name, None)
     setattr(utils, name, lambda _handler: None)
     try:
@@ -253,16 +256,15 @@ def _few_processes() -> Iterator[None]:
     usage. Each is a process of Python, and Ray waits for the dashboard. A Ray that does not know
     these names starts all of them, which costs time and nothing else.
     """
-    from ray._private.node import Node
-
-    kept = {name: getattr(Node, name) for name in _NOT_STARTED if hasattr(Node, name)}
+    node = getattr(sys.modules.get("ray._private.node"), "Node", None)
+    kept = {name: getattr(node, name) for name in _NOT_STARTED if hasattr(node, name)}
     try:
         for name in kept:
-            setattr(Node, name, lambda *_, **__: None)
+            setattr(node, name, lambda *_, **__: None)
         yield
     finally:
         for name, method in kept.items():
-            setattr(Node, name, method)
+            setattr(node, name, method)
 
 
 def _end_processes_of(folder: str) -> None:
