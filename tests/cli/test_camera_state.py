@@ -173,7 +173,9 @@ def test_frames_that_waited_while_nothing_ran_are_no_news(
     told.until(type="state", state="alert")
     told.end()
     later = [line for line in told.lines if line["sequence"] >= lost["sequence"]]
-    assert [one for one in later if one["type"] == "lost" and "stood still" in one["detail"]] == [lost]
+    assert [one for one in later if one["type"] == "lost" and "stood still" in one["detail"]] == [
+        lost
+    ]
     assert "clear" not in {line["state"] for line in later}
 
 
