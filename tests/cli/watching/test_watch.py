@@ -18,7 +18,7 @@ from tests.cli.test_camera import save_video
 from tests.filming import GREEN, RED, FilmedCamera, filming
 from tests.waiting import until
 
-from limelens.watch.record import Record
+from limelens.watch.record import EventFilter, Record, RecordError
 
 Watching = Any
 Watch = Callable[..., Watching]
@@ -368,6 +368,44 @@ def test_events_are_recorded_and_shown_on_the_page(
     assert recorded == set(changes)
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == changes
+
+
+def test_a_record_does_not_go_on_where_watching_was_killed(
+    watching: Watch, address: str, limelens: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "record"
+
+    def listed() -> Any:
+        return limelens("events", "list", "--record", folder, "--json").json
+
+    def is_recorded(label: str) -> bool:
+        with suppress(RecordError), Record(folder) as record:
+            return bool(record.count(EventFilter(labels=(label,))))
+        return False
+
+    with filming(GREEN) as camera:
+        text = ONE.format(server=address, source=camera.url) + '[record]\npath = "record"\n'
+        one = watching(text)
+        one.wait_for("door", "clear", "green")
+        until(lambda: is_recorded("green"))
+        assert listed()["silent"] == []
+        one.process.kill()
+        one.wait()
+        (silent,) = listed()["silent"]
+        assert silent["camera_id"] == "door"
+        said = limelens("events", "list", "--record", folder).stderr
+        assert "door is not watched any more: the last sign of life is of 2" in said
+        camera.colour = RED
+        other = watching(text)
+        other.wait_for("door", "alert", "red")
+        until(lambda: is_recorded("red"))
+        found = listed()
+        assert other.stop() == 0
+    assert found["silent"] == []
+    states = [(e["state"], e["reason"] or e["label"]) for e in reversed(found["events"])]
+    between = states.index(("clear", "green")) + 1
+    assert states[between : between + 2] == [("unknown", "off"), ("unknown", "starting")]
+    assert listed()["events"][0]["detail"] == "watching was ended"
 
 
 def test_outside_its_schedule_a_camera_is_off_and_nothing_is_sent(

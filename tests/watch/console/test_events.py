@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -145,3 +146,22 @@ def test_a_record_that_cannot_be_read_is_said(
     browser = browse(start_console(record=record).address)
     record.close()
     assert "The record cannot be read" in browser.get("/events").text
+
+
+def test_a_camera_that_nobody_watches_any_more_is_named(
+    start_console: Start, browse: Callable[..., Browser], tmp_path: Path
+) -> None:
+    writer = RecordWriter(RecordSettings(path=tmp_path / "record"))
+    writer.put(alert(camera_id="<gate>"))
+    assert writer.flush(60)
+    # What is killed keeps the row and loses the lock; so does a copy of the record.
+    shutil.copytree(tmp_path / "record", tmp_path / "copy")
+    for lock in (tmp_path / "copy").glob("writer-*"):
+        lock.unlink()
+    for name, is_named in (("record", False), ("copy", True)):
+        with Record(tmp_path / name) as record:
+            page = browse(start_console(record=record).address).get("/events").text
+        assert (
+            "&lt;gate&gt; is not watched any more. Last sign of life: <time" in page
+        ) is is_named
+    writer.close(60)

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests.waiting import until
-from tests.watch.record.made import PATIENCE_S, alert, explanation
+from tests.watch.record.made import PATIENCE_S, alert, explanation, lost
 
-from limelens.watch.record import DamagedRecordError, Record, RecordError
+from limelens.serve.decisions.camera_state import CameraState
+from limelens.watch.event import EventType
+from limelens.watch.record import DamagedRecordError, EventFilter, Record, RecordError
 from limelens.watch.record.schema import APPLICATION_ID, MIGRATIONS, VERSION
 from limelens.watch.record.writer import RecordWriter
 
@@ -78,6 +81,79 @@ def test_nothing_acknowledged_is_lost_by_kill_9(
             if recorded[event_id].has_overlay:
                 assert record.overlay(event_id) is not None
     assert is_whole(folder)
+
+
+def test_what_a_killed_process_left_standing_is_shown_and_ended_by_the_next_one(
+    record_in_process: Callable[..., Process], start: Start, folder: Path
+) -> None:
+    process = record_in_process(10_000)
+    alerted = next(lines(process))
+    with Record(folder) as record:
+        assert record.silent() == ()
+        # Another writer ends nothing of one that lives.
+        start().close(PATIENCE_S)
+        assert record.count(EventFilter(states=(CameraState.UNKNOWN,))) == 0
+        process.kill()
+        process.wait()
+        (silent,) = record.silent()
+        assert silent.camera_id == "door"
+        assert silent.since >= record.get(alerted).time
+        num_before = record.count()
+        last = record.list(limit=1).events[0]
+        began = datetime.now(UTC)
+        writer = start()
+        writer.put(lost(camera_id="hall"))
+        assert writer.flush(PATIENCE_S)
+        (ended,) = record.list(EventFilter(cameras=("door",)), limit=1).events
+        assert record.silent() == ()
+        assert record.count() == num_before + 2
+    event = ended.event
+    assert (event.type, event.state, event.previous) == ("state", "unknown", last.state)
+    assert (event.reason, event.sequence) == ("off", 0)
+    # When it happened is not known: the event begins with the last sign of life, not now.
+    assert max(silent.since, last.time) == event.time < began
+    assert f"between {event.time:%Y-%m-%d %H:%M:%S} and {began:%Y-%m-%d %H:}" in event.detail
+    assert not [path for path in folder.glob("writer-*") if path.name not in alive(folder)]
+
+
+def alive(folder: Path) -> set[str]:
+    """The lock files that the record knows of."""
+    with sqlite3.connect(folder / "events.sqlite") as connection:
+        return {f"writer-{row[0]}.lock" for row in connection.execute("SELECT id FROM writers")}
+
+
+def test_who_ends_in_order_or_was_off_leaves_nothing_standing(start: Start, folder: Path) -> None:
+    writer = start()
+    writer.put(alert())
+    writer.put(lost(camera_id="hall", type=EventType.STATE, reason="off"))
+    writer.close(PATIENCE_S)
+    with Record(folder) as record:
+        assert record.silent() == ()
+    assert not list(folder.glob("writer-*"))
+
+
+def test_a_camera_of_which_only_heartbeats_came_is_ended_too(
+    start: Start, folder: Path, tmp_path: Path
+) -> None:
+    # As after a reload that exchanged the sink: the state is known from before.
+    first = start()
+    event = alert()
+    first.put(event)
+    first.close(PATIENCE_S)
+    second = start()
+    second.put(replace(event, id="beat", type=EventType.HEARTBEAT))
+    second.put(lost(camera_id="hall"))
+    assert second.flush(PATIENCE_S)
+    # A copy has the rows of its writers, and nobody holds their locks.
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with (
+        sqlite3.connect(folder / "events.sqlite") as source,
+        sqlite3.connect(copy / "events.sqlite") as target,
+    ):
+        source.backup(target)
+    with Record(copy) as record:
+        assert [one.camera_id for one in record.silent()] == ["door", "hall"]
 
 
 def test_two_processes_write_one_record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from limelens.cli.events.choosing import Choice, choose, open_record, shown
 from limelens.cli.options import in_place_of, option
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
-from limelens.serve.decisions.camera_state import CameraState
+from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.serve.files import writing_whole
 from limelens.serve.wording import counted
 
@@ -47,7 +48,7 @@ def list_(
     with open_record(choice.record) as record:
         page = record.list(choice.asked, choice.search, before=before, limit=limit)
         num_all = record.count(choice.asked, choice.search)
-        gaps = record.gaps()
+        gaps, silent = record.gaps(), record.silent()
     if as_json:
         print_json(
             {
@@ -55,6 +56,9 @@ def list_(
                 "events": [one.document() for one in page.events],
                 "before": page.before or None,
                 "gaps": [_gap_document(gap) for gap in gaps],
+                "silent": [
+                    {"camera_id": one.camera_id, "since": _iso(one.since)} for one in silent
+                ],
             }
         )
         return
@@ -68,6 +72,11 @@ def list_(
             f"[yellow]{counted(len(gaps), 'gap')} in the record, the last until "
             f"{newest.until:%Y-%m-%d %H:%M} UTC: {counted(newest.num_events, 'event')} and "
             f"{counted(newest.num_images, 'image')} lost ({shown(newest.reason)})[/]"
+        )
+    for one in silent:
+        err.print(
+            f"[yellow]{shown(one.camera_id)} is not watched any more: the last sign of life is of "
+            f"{one.since:%Y-%m-%d %H:%M:%S} UTC[/]"
         )
 
 
@@ -137,6 +146,8 @@ def _print_table(events: tuple[RecordedEvent, ...]) -> None:
 def _reason(one: RecordedEvent) -> str:
     event = one.event
     text = event.label or event.reason.replace("_", " ") or event.type.value
+    if event.reason == UnknownReason.OFF and event.detail:
+        text += f": {event.detail}"
     if event.probability is not None:
         text += f" {event.probability:.2f}"
     if one.correction is not None:
@@ -146,9 +157,13 @@ def _reason(one: RecordedEvent) -> str:
 
 def _gap_document(gap: Gap) -> dict[str, Any]:
     return {
-        "since": gap.since.isoformat(timespec="milliseconds"),
-        "until": gap.until.isoformat(timespec="milliseconds"),
+        "since": _iso(gap.since),
+        "until": _iso(gap.until),
         "num_events": gap.num_events,
         "num_images": gap.num_images,
         "reason": gap.reason,
     }
+
+
+def _iso(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")

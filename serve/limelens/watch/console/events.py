@@ -177,12 +177,13 @@ class _Log:
                     "count": self._record.count(asked.filter(), asked.q),
                     "cameras": self._record.values("camera_id"),
                     "labels": self._record.values("label"),
+                    "silent": self._record.silent(),
                     "problem": "",
                 }
             except RecordError as error:
                 problem = say("events.unreadable", error=error)
                 empty = {"found": EventPage(()), "count": 0, "cameras": (), "labels": ()}
-                return {**empty, "problem": problem}
+                return {**empty, "silent": (), "problem": problem}
 
         values = await run_in_threadpool(read)
         found: EventPage = values.pop("found")

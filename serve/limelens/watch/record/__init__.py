@@ -3,6 +3,7 @@
     writer       RecordWriter: the sink, a thread with a bounded queue     for the cameras
       backlog    what waits
       batch      one transaction; storing: one event in it
+      presence   who writes, and what one that was killed left standing
       retention  removes what is too old or too much
     record       Record: lists, single events, images, replays             for pages and commands
       queries    filters and pages
@@ -29,5 +30,6 @@ from limelens.watch.record.recorded import Gap as Gap
 from limelens.watch.record.recorded import RecordedEvent as RecordedEvent
 from limelens.watch.record.recorded import RecordedExplanation as RecordedExplanation
 from limelens.watch.record.recorded import RecordedImage as RecordedImage
+from limelens.watch.record.recorded import Silence as Silence
 from limelens.watch.record.replay import Replay as Replay
 from limelens.watch.record.replay import ReplayedFrame as ReplayedFrame

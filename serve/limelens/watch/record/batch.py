@@ -72,9 +72,19 @@ class BatchRecorder:
         return self._problem
 
     def record(
-        self, connection: sqlite3.Connection, items: Sequence[Item], lost: Lost | None
+        self,
+        connection: sqlite3.Connection,
+        items: Sequence[Item],
+        lost: Lost | None,
+        beside: Callable[[sqlite3.Connection], object],
     ) -> list[str]:
         """Stores items, and what was lost before them.
+
+        Args:
+            connection: May write.
+            items: Events and explanations.
+            lost: What was lost; None if nothing was.
+            beside: Called in the same transaction.
 
         Returns:
             The ids of the events that are on the disk now.
@@ -92,6 +102,7 @@ class BatchRecorder:
             with transaction(connection):
                 if lost is not None:
                     _store_gap(connection, lost)
+                beside(connection)
                 for item in items:
                     connection.execute("SAVEPOINT item")
                     try:

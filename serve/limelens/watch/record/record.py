@@ -19,6 +19,7 @@ from limelens.watch.record.database import folder_of, legible
 from limelens.watch.record.documents import evidence_of, explanation_of, from_ms
 from limelens.watch.record.errors import RecordError, UnknownEventError
 from limelens.watch.record.exporting import ExportFormat, export
+from limelens.watch.record.presence import silent_cameras
 from limelens.watch.record.queries import (
     ONE,
     condition,
@@ -38,6 +39,7 @@ from limelens.watch.record.recorded import (
     RecordedEvent,
     RecordedExplanation,
     RecordedImage,
+    Silence,
 )
 from limelens.watch.record.replay import Replay, replay
 from limelens.watch.record.retention import bytes_used
@@ -256,6 +258,15 @@ class Record:
             )
             for row in rows
         )
+
+    def silent(self) -> tuple[Silence, ...]:
+        """The cameras whose last state stands although nobody watches them any more.
+
+        What watched them was killed, and none has started since that records here.
+        """
+        with self._reader.reading() as connection:
+            found = silent_cameras(connection, self.folder)
+        return tuple(Silence(camera_id, since) for since, camera_id in found)
 
     @property
     def num_bytes(self) -> int:

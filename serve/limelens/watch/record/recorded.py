@@ -182,3 +182,16 @@ class Gap:
     num_events: int
     num_images: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A camera that nobody watches any more, though its last recorded state does not say so.
+
+    Args:
+        camera_id: The camera.
+        since: The last sign of life of what watched it, UTC. It ended then, or some time after.
+    """
+
+    camera_id: str
+    since: datetime

@@ -113,7 +113,20 @@ CREATE TABLE gaps (
 ) STRICT;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _GAPS)
+_WRITERS: Final = """
+CREATE TABLE writers (
+    id TEXT PRIMARY KEY,
+    alive_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE watched (
+    camera_id TEXT PRIMARY KEY,
+    writer TEXT NOT NULL REFERENCES writers ON DELETE CASCADE
+) STRICT;
+CREATE INDEX watched_by_writer ON watched (writer);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _GAPS, _WRITERS)
 """Step n turns version n of the tables into version n + 1; version 0 is an empty file."""
 VERSION: Final = len(MIGRATIONS)
 

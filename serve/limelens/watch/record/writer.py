@@ -1,7 +1,8 @@
 """Records events by a thread of its own, so that neither a disk nor a lock stops a camera.
 
 What is committed is on the disk: kill -9 or a loss of power takes nothing of it. While the disk is
-full, events wait, then are lost and counted, and recording goes on by itself.
+full, events wait, then are lost and counted, and recording goes on by itself. What another writer
+left standing when it was killed is ended at the start.
 """
 
 from __future__ import annotations
@@ -18,12 +19,20 @@ from typing import Final
 
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted, first_line
-from limelens.watch.event import ON_CHANGE, Event, EventExplanation
+from limelens.watch.event import ON_CHANGE, Event, EventExplanation, EventType
 from limelens.watch.record.backlog import Backlog, Item
 from limelens.watch.record.batch import BatchRecorder
-from limelens.watch.record.database import FILE, folder_of, identity, in_words, open_to_write
+from limelens.watch.record.database import (
+    FILE,
+    folder_of,
+    identity,
+    in_words,
+    open_to_write,
+    transaction,
+)
 from limelens.watch.record.errors import BusyRecordError, RecordError
 from limelens.watch.record.images import Blur, wants_images
+from limelens.watch.record.presence import SIGN_S, Presence, close_silent
 from limelens.watch.record.retention import Retention
 from limelens.watch.record.settings import RecordSettings
 
@@ -80,6 +89,9 @@ class RecordWriter:
             self._folder, max_age_days=settings.max_age_days, max_bytes=settings.max_bytes
         )
         self._retention_at = 0.0
+        self._presence: Presence | None = None
+        self._cameras: frozenset[str] = frozenset()
+        self._sign_at = 0.0
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
@@ -91,6 +103,9 @@ class RecordWriter:
 
     def put(self, event: Event) -> None:
         """Takes an event; frames and heartbeats are not recorded."""
+        if event.camera_id not in self._cameras and event.type is not EventType.FRAME:
+            # One thread hands events over; the other reads what is whole at any time.
+            self._cameras |= {event.camera_id}
         if event.type in ON_CHANGE:
             self._backlog.put(self._kept(event))
 
@@ -157,6 +172,7 @@ class RecordWriter:
                 self._backlog.pause(self._retry_s)
         if left := self._backlog.num_waiting:
             _log.error("record: %s could not be recorded: %s", counted(left, "event"), self.problem)
+        self._leave(is_all_said=not left)
         self._disconnect()
 
     def _fail(self, error: Exception) -> None:
@@ -171,12 +187,16 @@ class RecordWriter:
     def _work(self) -> bool:
         """Does what is due next; returns whether there may be more."""
         is_busy = bool(self._to_blur) or self._backlog.lost is not None
-        wait_s = 0.0 if is_busy else self._retention_at - time.monotonic()
+        due_at = min(self._retention_at, self._sign_at)
+        wait_s = 0.0 if is_busy else due_at - time.monotonic()
         # Asked before: what is put between taking nothing and closing must not be left behind.
         is_closed = self._backlog.is_closed
         items = self._backlog.take(_BATCH, wait_s)
         connection = self._connected()
-        # First, because it may make the room that recording needs.
+        # Before any event: what was left standing by another writer ended before it.
+        if time.monotonic() >= self._sign_at:
+            self._sign(connection)
+        # Before recording, because it may make the room that recording needs.
         if time.monotonic() >= self._retention_at and not self._backlog.is_closed:
             self._retain(connection)
         if items or self._backlog.lost is not None:
@@ -194,7 +214,7 @@ class RecordWriter:
         lost = self._backlog.lost
         if lost is not None and self._problem:
             lost = replace(lost, reason=self._problem)
-        recorded = self._batches.record(connection, items, lost)
+        recorded = self._batches.record(connection, items, lost, self._say_alive)
         if lost is not None:
             self._backlog.admitted(lost)
         if self._on_recorded is not None:
@@ -212,6 +232,28 @@ class RecordWriter:
                 if len(self._to_blur) > _MAX_TO_BLUR:
                     self._to_blur.popleft()
                     self._backlog.lose(0, 1, "too many images wait until faces are blurred")
+
+    def _sign(self, connection: sqlite3.Connection) -> None:
+        with transaction(connection):
+            close_silent(connection, self._folder)
+            self._say_alive(connection)
+        self._sign_at = time.monotonic() + SIGN_S
+
+    def _say_alive(self, connection: sqlite3.Connection) -> None:
+        assert self._presence is not None  # while there is a connection
+        self._presence.sign(connection, self._cameras)
+
+    def _leave(self, *, is_all_said: bool) -> None:
+        """Ends its presence; if not all was said, as if it had been killed."""
+        if self._presence is None:
+            return
+        try:
+            if is_all_said and self._connection is not None:
+                self._presence.end(self._connection)
+            else:
+                self._presence.release()
+        except (sqlite3.Error, OSError) as error:
+            _log.error("record: its end cannot be recorded: %s", _reason(error))
 
     def _retain(self, connection: sqlite3.Connection) -> None:
         try:
@@ -233,7 +275,13 @@ class RecordWriter:
             return self._connection
         self._disconnect()
         self._connection = open_to_write(self._folder, create=True)
-        self._file = identity(self._folder / FILE)
+        file = identity(self._folder / FILE)
+        if self._presence is None or file != self._file:
+            if self._presence is not None:
+                self._presence.release()
+            self._presence = Presence(self._folder)
+            self._sign_at = 0.0
+        self._file = file
         return self._connection
 
     def _disconnect(self) -> None:
