@@ -333,6 +333,23 @@ def test_a_model_file_in_place_of_a_server_is_served_by_a_process_of_its_own(
 
 
 @pytest.mark.ci
+def test_a_model_file_whose_process_hangs_is_served_by_another_one(
+    watching: Watch, one_model: Path
+) -> None:
+    file = one_model / "colours" / "1" / "model.onnx"
+    with filming(GREEN) as camera:
+        one = watching(ONE.format(server="localhost:1", source=camera.url) + f'model = "{file}"\n')
+        one.wait_for("door", "clear", "green")
+        (child,) = children(one.process.pid)
+        os.kill(child, signal.SIGSTOP)
+        one.wait_for("door", "unknown", "server_lost")
+        one.wait_for("door", "clear", "green")
+        assert children(one.process.pid) not in ([], [child])
+        assert any("its server hangs" in message for message in one.messages)
+        assert one.stop() == 0
+
+
+@pytest.mark.ci
 def test_a_model_file_that_cannot_be_served_is_said(watching: Watch, tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").write_bytes(b"no bundle")
     with filming(GREEN) as camera:

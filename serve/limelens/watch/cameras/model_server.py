@@ -1,7 +1,7 @@
 """A model file in place of a server: a private server for it, in a process of its own.
 
-All cameras that name the same file share it. If the process ends, another is started, at growing
-intervals. It listens on a socket in a folder that no other user can enter.
+All cameras that name the same file share it. If the process ends, or hangs, another is started, at
+growing intervals. It listens on a socket in a folder that no other user can enter.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from typing import Final
 from limelens.serve.errors import UnavailableError
 from limelens.serve.wording import first_line
 from limelens.watch.cameras.settings import ServerSettings
+from limelens.watch.cameras.watchdog import Watchdog
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
 _LONG_ENOUGH_S: Final = 60.0
 _START_S: Final = 60.0
 _END_S: Final = 5.0
+_HANGS_S: Final = 30.0
+"""A model that has not run for half of it is no sign of life."""
 
 
 class ModelServerError(UnavailableError):
@@ -38,11 +41,15 @@ class ModelServer:
     Args:
         file: The bundle's file.
         say: Called with sentences for people.
+        hangs_after_s: How long its process may give no sign of life.
     """
 
-    def __init__(self, file: Path, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, file: Path, say: Callable[[str], object], hangs_after_s: float = _HANGS_S
+    ) -> None:
         self._file = file
         self._say = say
+        self._hangs_after_s = hangs_after_s
         import fcntl  # not on every system
 
         self._folder = Path(tempfile.mkdtemp(prefix="limelens-"))
@@ -116,6 +123,14 @@ class ModelServer:
         """Runs the process to its end; returns why it ended."""
         if not self._file.is_file():
             return "no such file; expected a bundle, which limelens export writes"
+        try:
+            watchdog = Watchdog(self._folder / "notify", self._hangs_after_s)
+        except OSError as error:
+            return f"its server cannot be watched over: {first_line(error)}"
+        with watchdog:
+            return self._run_watched(watchdog)
+
+    def _run_watched(self, watchdog: Watchdog) -> str:
         module = "limelens.watch.cameras.model_process"
         try:
             process = subprocess.Popen(
@@ -124,6 +139,7 @@ class ModelServer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                env=watchdog.environment,
                 # Ctrl-C is for the process that watches: it ends this one.
                 start_new_session=True,
             )
@@ -136,10 +152,11 @@ class ModelServer:
                     process.terminate()
             announcing = threading.Thread(target=self._wait_for_line, args=(process,), daemon=True)
             announcing.start()
+            watchdog.watch(process, lambda: self._is_ready)
             last = self._pass_on(process)
             code = process.wait()
             announcing.join()
-        return last or f"its server ended with {code}"
+        return watchdog.problem or last or f"its server ended with {code}"
 
     def _wait_for_line(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
