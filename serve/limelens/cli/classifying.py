@@ -35,6 +35,7 @@ from limelens.cli.options.face_options import (
     face_option,
     with_faces,
 )
+from limelens.cli.options.output_options import writable_file_anywhere, writable_folder
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.faces import face_document, prediction_document, print_faces
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
@@ -111,11 +112,20 @@ def classify(
     faces: Faces = NO_FACES,
     face_detector: DetectorOption = DEFAULT_DETECTOR,
     draw: Annotated[
-        Path | None, face_option("Write the image with boxes and decisions.", metavar="PNG")
+        Path | None,
+        face_option(
+            "Write the image with boxes and decisions.",
+            metavar="PNG",
+            callback=writable_file_anywhere,
+        ),
     ] = None,
     save_drawn: Annotated[
         Path | None,
-        face_option("Write each image with boxes and decisions into this folder.", metavar="DIR"),
+        face_option(
+            "Write each image with boxes and decisions into this folder.",
+            metavar="DIR",
+            callback=writable_folder,
+        ),
     ] = None,
     blur_faces: BlurFaces = False,
     credentials: Credentials = NOTHING,

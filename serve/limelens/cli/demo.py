@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from limelens.cli.bench import serve_command
 from limelens.cli.options import option
+from limelens.cli.options.output_options import writable_file_anywhere
 from limelens.cli.serving import packaged_models
 from limelens.cli.terminal.faces import print_faces
 from limelens.cli.terminal.printing import out
@@ -47,9 +48,10 @@ _Number = TypeVar("_Number", np.uint8, np.uint16)
 
 
 def demo(
-    image: Annotated[Path, option("The image to write.", "--out", metavar="PNG")] = Path(
-        "build/demo.png"
-    ),
+    image: Annotated[
+        Path,
+        option("The image to write.", "--out", metavar="PNG", callback=writable_file_anywhere),
+    ] = Path("build/demo.png"),
 ) -> None:
     """Starts a server, classifies and explains a portrait without and with a mask.
 

@@ -28,6 +28,7 @@ from limelens.cli.classifying import (
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.options.face_options import DetectorOption, face_blurrer, face_option
+from limelens.cli.options.output_options import writable_file, writable_file_anywhere
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 from limelens.serve.errors import LimelensError
@@ -52,7 +53,14 @@ def index(
         ),
     ],
     path: Annotated[
-        Path, option("The file to write.", "--out", metavar="INDEX", show_default=False)
+        Path,
+        option(
+            "The file to write.",
+            "--out",
+            metavar="INDEX",
+            show_default=False,
+            callback=writable_file_anywhere,
+        ),
     ],
     server: ServerOption = None,
     model: ModelOption = None,
@@ -67,10 +75,8 @@ def index(
 
     Example: limelens index photos --model models/photos/1/model.onnx --out photos.index
     """
-    from limelens.serve.tools.similar import IndexRefusedError, index_folder, save_index
+    from limelens.serve.tools.similar import index_folder, save_index
 
-    if path.is_dir():
-        raise IndexRefusedError(f"{path} is a folder; expected the name of a file to write")
     began = time.monotonic()
     with open_client(server, model, device, credentials) as client, ImageBar() as bar:
         found = index_folder(
@@ -122,7 +128,12 @@ def similar(
     device: Device = "auto",
     region: RegionOption = None,
     sheet: Annotated[
-        Path | None, option("Write a sheet of each image and its neighbours.", metavar="PNG")
+        Path | None,
+        option(
+            "Write a sheet of each image and its neighbours.",
+            metavar="PNG",
+            callback=writable_file,
+        ),
     ] = None,
     data: Annotated[
         Path | None,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 
 from limelens.cli.options import in_place_of, option
+from limelens.cli.options.output_options import writable_folder
 from limelens.cli.terminal.printing import AsJson
 
 Input = Annotated[
@@ -53,6 +54,7 @@ def read_run(
             "--out",
             metavar="FOLDER",
             show_default=False,
+            callback=writable_folder,
         ),
     ],
     column: Annotated[

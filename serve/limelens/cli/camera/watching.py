@@ -30,6 +30,7 @@ from limelens.cli.options.face_options import (
     face_blurrer,
     with_people,
 )
+from limelens.cli.options.output_options import writable_folder
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.decisions.camera_state import UnknownReason
 from limelens.serve.errors import PermissionDeniedError
@@ -119,7 +120,11 @@ def camera(
     ] = 90,
     explain_on_change: Annotated[
         Path | None,
-        option("Write an overlay for each change: green for, red against.", metavar="DIR"),
+        option(
+            "Write an overlay for each change: green for, red against.",
+            metavar="DIR",
+            callback=writable_folder,
+        ),
     ] = None,
     alerts_only: Annotated[
         bool, option("Explain only changes to alert labels.", "--alerts-only")

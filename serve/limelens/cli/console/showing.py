@@ -11,6 +11,7 @@ import typer
 from limelens.cli.console.users import users
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, securely
+from limelens.cli.options.output_options import writable_folder
 from limelens.cli.terminal.helping import Command, Group
 from limelens.cli.watching.lines import Messages
 from limelens.cli.watching.page_log import page_log
@@ -106,7 +107,9 @@ def page(
     review: Annotated[
         Path | None,
         option(
-            "Where frames with a corrected label go; limelens train reads it.", metavar="FOLDER"
+            "Where frames with a corrected label go; limelens train reads it.",
+            metavar="FOLDER",
+            callback=writable_folder,
         ),
     ] = None,
     credentials: Credentials = NOTHING,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from limelens.cli.events.choosing import Choice, choose, open_record, shown
 from limelens.cli.options import in_place_of, option
+from limelens.cli.options.output_options import writable_file
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.serve.files import writing_whole
@@ -30,6 +31,10 @@ STYLES: Final = {
 SHORT: Final = 12
 """So many characters at the end of an id tell it from all others; its start is a time."""
 _STDOUT: Final = Path("-")
+
+
+def _file_or_stdout(path: Path) -> Path:
+    return path if path == _STDOUT else writable_file(path)
 
 
 @in_place_of("choice", choose)
@@ -90,6 +95,7 @@ def export(
             "format.",
             "--out",
             metavar="FILE",
+            callback=_file_or_stdout,
         ),
     ] = _STDOUT,
     form: Annotated[

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from limelens.cli.events.choosing import RECORD, Id, RecordOption, open_record, shown
 from limelens.cli.events.listing import SHORT, STYLES
 from limelens.cli.options import option
+from limelens.cli.options.output_options import writable_file
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.serve.files import write_whole
@@ -20,19 +21,19 @@ if TYPE_CHECKING:
     from limelens.watch.record.why import Why
 
 
+def _written(text: str, kind: str) -> Any:
+    return option(text, metavar=kind, show_default=False, callback=writable_file)
+
+
 def show(
     event: Id,
     record: RecordOption = RECORD,
-    overlay: Annotated[
-        Path | None, option("Write the overlay.", metavar="PNG", show_default=False)
-    ] = None,
+    overlay: Annotated[Path | None, _written("Write the overlay.", "PNG")] = None,
     frame: Annotated[
         Path | None,
-        option("Write the frame as it was decided.", metavar="JPG", show_default=False),
+        _written("Write the frame as it was decided.", "JPG"),
     ] = None,
-    thumbnail: Annotated[
-        Path | None, option("Write the thumbnail.", metavar="JPG", show_default=False)
-    ] = None,
+    thumbnail: Annotated[Path | None, _written("Write the thumbnail.", "JPG")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Shows everything that is recorded of an event, and writes its images.

@@ -41,6 +41,7 @@ from limelens.cli.options.face_options import (
     face_option,
     with_faces,
 )
+from limelens.cli.options.output_options import writable_file
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError
@@ -78,8 +79,8 @@ def _count(text: str, default: str) -> Any:
     return typer.Option(min=0, max=_MOST, help=text, show_default=default)
 
 
-def _png(text: str) -> Any:
-    return typer.Option(metavar="PNG", help=text)
+def _written(text: str, *names: str) -> Any:
+    return option(text, *names, metavar="PNG", callback=writable_file)
 
 
 @securely
@@ -108,11 +109,11 @@ def explain(
         option("Explain why the first and not the second; may be repeated.", metavar="LABEL,LABEL"),
     ] = None,
     overlay: Annotated[
-        Path | None, option("Write the overlay: green for, red against.", "--out", metavar="PNG")
+        Path | None, _written("Write the overlay: green for, red against.", "--out")
     ] = None,
-    heat_map: Annotated[Path | None, _png("Write the weight of every pixel.")] = None,
+    heat_map: Annotated[Path | None, _written("Write the weight of every pixel.")] = None,
     steps: Annotated[
-        Path | None, _png("Draw the steps that led to the explanation; needs --model FILE.")
+        Path | None, _written("Draw the steps that led to the explanation; needs --model FILE.")
     ] = None,
     report: Annotated[
         Path | None,
@@ -120,6 +121,7 @@ def explain(
             "Write a page of all images and why, mistakes first where folders are named "
             "like labels.",
             metavar="HTML",
+            callback=writable_file,
         ),
     ] = None,
     check: Annotated[
@@ -193,9 +195,11 @@ def explain(
         ),
     ] = None,
     segments: Annotated[
-        Path | None, _png("Write the segment ids, 16-bit; 65535: outside the input region.")
+        Path | None, _written("Write the segment ids, 16-bit; 65535: outside the input region.")
     ] = None,
-    segments_in: Annotated[Path | None, _png("Use these segments: 8-bit or 16-bit ids.")] = None,
+    segments_in: Annotated[
+        Path | None, option("Use these segments: 8-bit or 16-bit ids.", metavar="PNG")
+    ] = None,
     faces: Faces = NO_FACES,
     face: Annotated[
         int | None,

@@ -11,7 +11,6 @@ from limelens.cli.explain.drawings import palette_of
 from limelens.cli.explain.explanations import image_document
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import ImageBar
-from limelens.serve.errors import LimelensError
 
 if TYPE_CHECKING:
     from limelens.serve.client import Client, ExplainArguments
@@ -38,8 +37,6 @@ def explain_several(
 
     gallery = None
     if report is not None:
-        if not report.parent.is_dir():
-            raise LimelensError(f"{report.parent} is no folder; expected one to write a page in")
         base = images[0] if len(images) == 1 and images[0].is_dir() else None
         title = f"Why, for {base or f'{len(images)} images'}"
         gallery = Gallery(title, base, palette_of(arguments), blurrer)

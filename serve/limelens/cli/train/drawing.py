@@ -9,11 +9,17 @@ import typer
 from rich.markup import escape
 
 from limelens.cli.options.data_options import Seed
+from limelens.cli.options.output_options import writable_folder
 from limelens.cli.terminal.printing import AsJson, out, print_json
 
 
 def synthesize(
-    folder: Annotated[Path, typer.Argument(help="Folder to create and fill.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder to create and fill.", show_default=False, callback=writable_folder
+        ),
+    ],
     num_images: Annotated[
         int, typer.Option(min=10, help="Images of each of the two labels, over all splits.")
     ] = 500,
@@ -42,7 +48,9 @@ def scenes(
             help="Data with splits and the labels with_mask and without_mask.", show_default=False
         ),
     ],
-    folder: Annotated[Path, typer.Option("--out", help="Folder to create and fill.")],
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder to create and fill.", callback=writable_folder)
+    ],
     num_scenes: Annotated[int, typer.Option(min=0, help="Half-length scenes per face.")] = 2,
     hidden: Annotated[
         bool,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from limelens.cli.options.data_options import Data, DataTable, with_table_options
 from limelens.cli.options.face_options import NO_FACES, Faces, face_option, with_faces
+from limelens.cli.options.output_options import writable_file
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
@@ -45,12 +46,18 @@ def evaluate(
     ] = 0.95,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Also write the predictions, one row per image."),
+        typer.Option(
+            metavar="CSV",
+            help="Also write the predictions, one row per image.",
+            callback=writable_file,
+        ),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="HTML", help="Also write a page with metrics, plots and explained mistakes."
+            metavar="HTML",
+            help="Also write a page with metrics, plots and explained mistakes.",
+            callback=writable_file,
         ),
     ] = None,
     card: Annotated[
@@ -104,6 +111,9 @@ def evaluate(
         raise typer.BadParameter(f"{run_or_model} is no bundle; a card lies beside a bundle")
     # Checked before torch is loaded, which takes seconds.
     check_run_or_model(run_or_model)
+    card_path = (run_or_model if run_or_model.is_dir() else run_or_model.parent) / "README.md"
+    if card is not None:
+        writable_file(card_path)
     find_split(data, split, table)
     from limelens.train.evaluation.evaluate import assess
     from limelens.train.evaluation.faces import FaceChoice
@@ -136,11 +146,10 @@ def evaluate(
         from limelens.train.data.examples import targets_of
         from limelens.train.exporting.card import write_measured
 
-        path = (run_or_model if run_or_model.is_dir() else run_or_model.parent) / "README.md"
-        with by_products.writing(path):
+        with by_products.writing(card_path):
             model = evaluation.model
             targets = targets_of(evaluation.examples, len(model.labels), model.task)
-            write_measured(path, card, evaluation.metrics, evaluation.probabilities, targets)
+            write_measured(card_path, card, evaluation.metrics, evaluation.probabilities, targets)
     if as_json:
         print_json(evaluation.metrics)
     else:

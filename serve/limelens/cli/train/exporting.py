@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
+from limelens.cli.options.output_options import writable_folder
 from limelens.cli.terminal.printing import AsJson, out, print_json
 from limelens.cli.train.exported import print_exported
 from limelens.cli.train.for_triton import export_bundles, is_bundle, print_written
@@ -128,6 +129,7 @@ def export(
             metavar="DIR",
             help="Also write it into this model repository of Triton, or only that if the source "
             "is a bundle: the same file, with a config.pbtxt, labels and a warm-up.",
+            callback=writable_folder,
             show_default="not written",
         ),
     ] = None,
@@ -153,6 +155,7 @@ def export(
     check_run(source)
     if name is None:
         raise typer.BadParameter("expected the model's name", param_hint="--name")
+    writable_folder(models / name)
     from limelens.train.exporting.about_data import About
     from limelens.train.exporting.export import export as run_export
 

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.progress import TextColumn
 
+from limelens.cli.options.output_options import writable_folder
 from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json
 from limelens.serve.redaction import image_address
 from limelens.serve.wording import counted
@@ -27,7 +28,12 @@ def ingest(
         ),
     ],
     data: Annotated[
-        Path, typer.Option("--out", help="Folder to create and fill, for limelens train.")
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder to create and fill, for limelens train.",
+            callback=writable_folder,
+        ),
     ],
     size: Annotated[
         int,

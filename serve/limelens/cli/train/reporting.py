@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
+from limelens.cli.options.output_options import writable_file
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.wording import counted
 
@@ -33,7 +34,13 @@ def inspect(
         ),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--out", metavar="HTML", help="Also write a page with images.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="HTML",
+            help="Also write a page with images.",
+            callback=writable_file,
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import TextColumn
 
 from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
+from limelens.cli.options.output_options import writable_file, writable_folder
 from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json
 from limelens.cli.train.evaluating import print_metrics
 from limelens.serve.errors import LimelensError
@@ -204,13 +205,18 @@ def train(
     ] = 0,
     preview: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Do not train; write a sheet of augmented images."),
+        typer.Option(
+            metavar="PNG",
+            help="Do not train; write a sheet of augmented images.",
+            callback=writable_file,
+        ),
     ] = None,
     find_learning_rate: Annotated[
         Path | None,
         typer.Option(
             metavar="PNG",
             help="Do not train; try learning rates from low to high and plot the loss.",
+            callback=writable_file,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -240,6 +246,7 @@ def train(
     from limelens.train.config import TrainConfig, read_config, settings_from
     from limelens.train.runs import check_training
 
+    is_first = os.environ.get("RANK", "0") == "0"
     with _reported_once():
         settings = read_config(config) if config is not None else {}
         names = [field.name for field in fields(TrainConfig) if given.get(field.name) is not None]
@@ -249,6 +256,8 @@ def train(
         is_run = preview is None and find_learning_rate is None
         # Checked before torch is loaded, which takes seconds.
         check_training(data, run, chosen, images=table, macro=macro, resume=resume or not is_run)
+        if is_run and is_first:
+            writable_folder(run)
     if preview is not None:
         from limelens.train.training.preview import preview as write_preview
 
@@ -274,7 +283,6 @@ def train(
         return
     from limelens.train.training.loop import train as run_training
 
-    is_first = os.environ.get("RANK", "0") == "0"
     with _reported_once(), TrainingBar(shown=is_first) as bar:
         report = run_training(data, run, chosen, bar, images=table, macro=macro, resume=resume)
     if "checkpoint" not in report:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from limelens.cli.options.output_options import writable_file
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def tune_explanations(
             metavar="FILE",
             help="Write the bundle here, and leave the old one as it is.",
             show_default="in place of the bundle",
+            callback=writable_file,
         ),
     ] = None,
     num_images: Annotated[
@@ -69,6 +71,9 @@ def tune_explanations(
     from limelens.train.exporting.settings_in_bundle import spread_over, write_settings
 
     loaded = load_bundle(bundle)
+    path = loaded.path if out_path is None else out_path
+    if not dry_run:
+        writable_file(path)
     with ImageBar() as bar:
         found = tune(
             loaded,
@@ -78,7 +83,6 @@ def tune_explanations(
             seed=seed,
             notify=bar.done,
         )
-    path = loaded.path if out_path is None else out_path
     if not dry_run:
         write_settings(loaded.path, found.chosen, path)
     if as_json:
