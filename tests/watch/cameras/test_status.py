@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,11 @@ class Door:
         )  # fmt: skip
         at = time.monotonic() if taken_at is None else taken_at
         self.status.answered(SourceAnswer(answer, "", b"jpeg", taken_at=at), 0)
+
+    @property
+    def losses(self) -> list[str]:
+        """Why something was lost, as of the events."""
+        return [one.detail for one in self.events if one.type == "lost"]
 
     @property
     def news(self) -> list[tuple[str, str, str, str]]:
@@ -136,14 +142,53 @@ def test_of_two_losses_the_other_one_stays() -> None:
     assert door.said == ["door: no server", "door: no camera", "door: the camera is back"]
 
 
-def test_another_reason_is_said_once_and_is_no_second_loss() -> None:
+def test_another_reason_of_a_loss_is_said_once() -> None:
     door = Door()
     for detail in ("refused", "refused", "unknown host", "unknown host"):
         door.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, detail)
     assert door.said == ["door: refused", "door: unknown host"]
-    assert [news[0] for news in door.news].count("lost") == 1
     (camera,) = door.live.all()
     assert (camera.detail, camera.last_error) == ("unknown host", "unknown host")
+    # An event of it comes a moment later, as it may change again.
+    assert door.losses == ["refused"]
+    now = time.monotonic()
+    for seconds in (1, 6, 7, 99):
+        door.status.tick(now + seconds)
+    assert door.losses == ["refused", "unknown host"]
+    last = [event for event in door.events if event.type == "lost"][-1]
+    assert (last.state, last.previous, last.reason) == (UNKNOWN, UNKNOWN, "server_lost")
+
+
+def test_a_reason_that_goes_to_and_fro_is_no_stream_of_events() -> None:
+    door = Door()
+    now = time.monotonic()
+    for number in range(3600):
+        detail = "no answer" if number % 2 else "refused"
+        door.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, detail, is_said=True)
+        door.status.tick(now + number)
+    # After 5, 10, 20 … seconds, and then each ten minutes at most.
+    assert 5 <= len(door.losses) <= 15
+    assert all(one != other for one, other in itertools.pairwise(door.losses))
+    # It is no secret for long how it ends.
+    door.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, "wrong password", is_said=True)
+    door.status.tick(now + 3600 + 600)
+    assert door.losses[-1] == "wrong password"
+    door.status.back(Part.CAMERA)
+    door.status.lost(Part.CAMERA, UnknownReason.CAMERA_LOST, "cut off", is_said=True)
+    assert door.losses[-1] == "cut off"
+
+
+def test_another_reason_for_programs_is_an_event_of_its_own() -> None:
+    door = Door()
+    door.status.lost(Part.SERVER, UnknownReason.SERVER_LOST, "no server")
+    door.status.tick(time.monotonic() + 9)
+    door.status.lost(Part.SERVER, UnknownReason.REFUSED, "no such version")
+    assert door.news[-1] == ("state", UNKNOWN, UNKNOWN, "refused")
+    door.status.tick(time.monotonic() + 9)
+    assert [(one.reason, one.detail) for one in door.events if one.type == "lost"] == [
+        ("server_lost", "no server"),
+        ("refused", "no such version"),
+    ]
 
 
 def test_with_a_server_go_its_explanations_and_its_votes() -> None:

@@ -21,7 +21,7 @@ from limelens.watch.cameras.event_maker import EventMaker
 from limelens.watch.cameras.explanations import Explained, Unexplained
 from limelens.watch.cameras.live_view import LiveView
 from limelens.watch.cameras.settings import CameraSettings
-from limelens.watch.cameras.telling import Complaint
+from limelens.watch.cameras.telling import Complaint, ReasonNews
 from limelens.watch.event import Event, EventType
 from limelens.watch.live import LiveCameras
 
@@ -34,11 +34,12 @@ class Part(StrEnum):
 
 
 class _Loss(NamedTuple):
-    """Why something is lost, and since when, by `time.monotonic`."""
+    """Why something is lost, since when, by `time.monotonic`, and whether that is said."""
 
     reason: UnknownReason
     detail: str
     at: float
+    news: ReasonNews
 
 
 class CameraStatus:
@@ -136,15 +137,16 @@ class CameraStatus:
             ):
                 return
             at = time.monotonic()
-            self._lost[part] = _Loss(reason, detail, at)
+            news = ReasonNews((reason, detail), at) if before is None else before.news
+            self._lost[part] = _Loss(reason, detail, at, news)
             self._keeper.lost(reason, detail)
             if not is_said:
                 self._complaints[part].is_wrong(detail, at)
             self._live.says(last_error=detail)
             if before is None:
-                self._emit(
-                    EventType.LOST, StateReport(CameraState.UNKNOWN, reason, detail), self._report
-                )
+                self._emit_loss(self._lost[part])
+            else:
+                self._look_for_reasons(at)
             if part is Part.SERVER:
                 self._maker.forget()
                 self._unexplained.ended("the server was lost before the explanation")
@@ -211,6 +213,7 @@ class CameraStatus:
                 return
             for complaint in self._complaints.values():
                 complaint.remind(at)
+            self._look_for_reasons(at)
             self._look(at)
 
     def expires_at(self) -> float | None:
@@ -237,6 +240,16 @@ class CameraStatus:
     def remove(self) -> None:
         """Forgets the camera."""
         self._live.remove()
+
+    def _look_for_reasons(self, at: float) -> None:
+        """Says of each loss if it goes on for another reason than was said; the lock is held."""
+        for loss in self._lost.values():
+            if loss.news.is_news((loss.reason, loss.detail), at):
+                self._emit_loss(loss)
+
+    def _emit_loss(self, loss: _Loss) -> None:
+        report = StateReport(CameraState.UNKNOWN, loss.reason, loss.detail)
+        self._emit(EventType.LOST, report, self._report)
 
     def _look(self, at: float, found: SourceAnswer | None = None) -> None:
         """Compares the state with the last one that was said; the lock is held."""

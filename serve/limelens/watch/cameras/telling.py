@@ -1,4 +1,7 @@
-"""Says what is wrong at once, and again at growing intervals while it stays wrong."""
+"""Says what is wrong at once, and again at growing intervals while it stays wrong.
+
+To people while it stays the same, and to programs only when its reason changes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from limelens.serve.wording import counted
 
 _FIRST_S: Final = 60.0
 _LONGEST_S: Final = 3600.0
+_FIRST_CHANGE_S: Final = 5.0
+_LONGEST_CHANGE_S: Final = 600.0
 
 
 class Complaint:
@@ -48,3 +53,30 @@ class Complaint:
         if self._reason:
             self._reason = ""
             self._say(message)
+
+
+class ReasonNews:
+    """When a loss that goes on for another reason is news. Times are by `time.monotonic`.
+
+    A change is news at once if the last one was a while ago. Of changes that follow each other
+    sooner the last one is, if it is still so then; that while grows with each of them, so that a
+    reason that goes to and fro is no stream of news.
+
+    Args:
+        reason: The first one, which was said.
+        at: When.
+    """
+
+    def __init__(self, reason: object, at: float) -> None:
+        self._said = reason
+        self._interval_s = _FIRST_CHANGE_S
+        self._next_at = at + _FIRST_CHANGE_S
+
+    def is_news(self, reason: object, at: float) -> bool:
+        """Whether the reason, as it is now, is to be said; then it counts as said."""
+        if reason == self._said or at < self._next_at:
+            return False
+        self._said = reason
+        self._interval_s = min(2 * self._interval_s, _LONGEST_CHANGE_S)
+        self._next_at = at + self._interval_s
+        return True
