@@ -144,6 +144,42 @@ def test_an_exchanged_sink_loses_no_event(delivery: Delivery) -> None:
     assert old.ids + new.ids == [str(number) for number in range(500)]
 
 
+def test_a_sink_that_hangs_is_exchanged_all_the_same(delivery: Delivery, said: list[str]) -> None:
+    hanging, new = Kept(), Kept()
+    hanging.free.clear()
+    delivery.use({"sink": plan(hanging, "old")}, 5)
+    for number in range(3):
+        delivery.put(event(number))
+    until(lambda: hanging.num_asked)
+    assert delivery.use({"sink": plan(new, "new")}, 0.05)
+    until(lambda: new.ids == ["1", "2"])
+    assert said == ["kept: it hangs, and is exchanged; 1 event may not be handed over"]
+    assert delivery.problems == []
+    # Once it goes on it is closed, and takes nothing from the new one.
+    hanging.free.set()
+    until(lambda: hanging.is_closed)
+    delivery.put(event(3))
+    delivery.use({}, 30)
+    assert (hanging.ids, new.ids, new.is_closed) == (["0"], ["1", "2", "3"], True)
+
+
+def test_a_sink_that_hangs_stays_if_no_other_can_be_made(delivery: Delivery) -> None:
+    def fail() -> Kept:
+        raise LimelensError("its secret is missing")
+
+    hanging = Kept()
+    hanging.free.clear()
+    delivery.use({"sink": plan(hanging, "old")}, 5)
+    delivery.put(event(0))
+    until(lambda: hanging.num_asked)
+    with pytest.raises(LimelensError, match="its secret is missing"):
+        delivery.use({"sink": Plan("new", fail)}, 0.05)
+    delivery.put(event(1))
+    hanging.free.set()
+    delivery.use({}, 30)
+    assert hanging.ids == ["0", "1"]
+
+
 def test_a_sink_that_cannot_be_made_changes_nothing(delivery: Delivery) -> None:
     def fail() -> Kept:
         raise LimelensError("its secret is missing")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from limelens.serve.wording import counted, first_line
@@ -37,6 +38,14 @@ class Plan(NamedTuple):
     takes_frames: bool = True
 
 
+class _Hand:
+    """What one thread hands news to, and the lock that is held while it does, or exchanges it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.lock = threading.Lock()
+
+
 class Outlet:
     """One sink, and what waits for it.
 
@@ -47,8 +56,7 @@ class Outlet:
 
     def __init__(self, plan: Plan, say: Callable[[str], object]) -> None:
         self.plan = plan
-        self.sink = plan.make()
-        self._handing = threading.Lock()  # held while the sink is called, or exchanged
+        self._hand = _Hand(plan.make())
         self._say = say
         self._changed = threading.Condition()
         self._waiting: deque[News] = deque()
@@ -57,10 +65,12 @@ class Outlet:
         self._num_lost = 0
         self._failure = ""
         self._said = ("", 0.0)
-        self._thread = threading.Thread(
-            target=self._run, name=f"limelens-{self.sink.name}", daemon=True
-        )
-        self._thread.start()
+        self._begin()
+
+    @property
+    def sink(self) -> Sink:
+        """Where news go now."""
+        return self._hand.sink
 
     def put(self, news: News) -> None:
         """Takes news; never waits. If too much waits already, frames go first, then the oldest."""
@@ -88,19 +98,27 @@ class Outlet:
         """Puts another sink in the place of this one; news wait meanwhile, and none is left out.
 
         Two of them may want the same files, so the old one is closed first; it is made again if
-        the new one cannot be made.
+        the new one cannot be made. One that hangs is not waited for: it is left to its thread,
+        which closes it if it ever goes on.
 
         Raises:
-            LimelensError: As `plan.make`.
+            LimelensError: As `plan.make`; all is as before then.
         """
-        with self._handing:
-            self.sink.close(timeout_s)
+        until = time.monotonic() + timeout_s
+        hand = self._hand
+        if not hand.lock.acquire(timeout=timeout_s):
+            self._exchange_hanging(plan)
+            return
+        try:
+            hand.sink.close(max(0.1, until - time.monotonic()))
             try:
-                self.sink = plan.make()
+                hand.sink = plan.make()
             except Exception:
-                self.sink = self.plan.make()
+                hand.sink = self.plan.make()
                 raise
             self.plan = plan
+        finally:
+            hand.lock.release()
 
     def close(self, timeout_s: float) -> None:
         """Hands over what waits, within some seconds, and closes the sink."""
@@ -122,29 +140,55 @@ class Outlet:
         if problem := self.sink.problem:
             self._say(f"{self.sink.name} ended while this was wrong: {problem}")
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                if not self._waiting:
-                    return
-                news = self._waiting.popleft()
-                self._is_busy = True
+    def _begin(self) -> None:
+        name = f"limelens-{self.sink.name}"
+        threading.Thread(target=self._run, args=(self._hand,), name=name, daemon=True).start()
+
+    def _exchange_hanging(self, plan: Plan) -> None:
+        name, sink = self.sink.name, plan.make()
+        with self._changed:
+            self._hand, self.plan = _Hand(sink), plan
+            self._is_busy, self._failure = False, ""
+            self._changed.notify_all()
+        self._begin()
+        self._say(f"{name}: it hangs, and is exchanged; 1 event may not be handed over")
+
+    def _run(self, hand: _Hand) -> None:
+        while (news := self._next(hand)) is not None:
+            failure = ""
             try:
-                with self._handing:
+                with hand.lock:
                     if isinstance(news, Event):
-                        self.sink.put(news)
+                        hand.sink.put(news)
                     else:
-                        self.sink.explain(news)
-                self._failure = ""
+                        hand.sink.explain(news)
             except Exception as error:
                 # Watching goes on, whatever a sink does.
-                self._failed(f"{type(error).__name__}: {first_line(error)}")
+                failure = f"{type(error).__name__}: {first_line(error)}"
+            if hand is self._hand:
+                self._ended_with(failure)
+        if hand is not self._hand:
+            with suppress(Exception):  # nobody waits for it
+                hand.sink.close(0.1)
 
-    def _failed(self, reason: str) -> None:
+    def _next(self, hand: _Hand) -> News | None:
+        """What to hand over next; None if it is closed, or another thread does that now."""
+        with self._changed:
+            if hand is self._hand:
+                self._is_busy = False
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._waiting or self._is_closed or hand is not self._hand
+            )
+            if hand is not self._hand or not self._waiting:
+                return None
+            self._is_busy = True
+            return self._waiting.popleft()
+
+    def _ended_with(self, reason: str) -> None:
         self._failure = reason
+        if not reason:
+            return
         said, at = self._said
         now = time.monotonic()
         if reason != said or now - at >= _SAID_AGAIN_S:
