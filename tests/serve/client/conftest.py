@@ -22,6 +22,7 @@ from limelens.serve.bundle import Bundle
 from limelens.serve.errors import LimelensError
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService
+from limelens.serve.rpc.faces.face_runner import FaceRunner
 from limelens.serve.rpc.interceptor import CallInterceptor
 from limelens.serve.rpc.model_runner import ModelRunner
 from limelens.serve.rpc.server import MAX_MESSAGE_BYTES
@@ -154,7 +155,7 @@ class WitnessedServer:
         self._is_stopped = False
         self._loop = Loop()
         self._runner = ModelRunner(Repository(models, "cpu", num_threads=2), settings)
-        self._service = ClassifierService(self._runner)
+        self._service = ClassifierService(self._runner, FaceRunner(self._runner, None))
 
         async def start() -> int:
             self._server = grpc.aio.server(

@@ -30,6 +30,7 @@ from limelens.serve.errors import (
 )
 from limelens.serve.observing.observer import FrameClassified
 from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.rpc.faces.face_runner import FaceRunner
 from limelens.serve.rpc.frames.clock import FrameClock
 from limelens.serve.rpc.frames.frame_classifier import ChangedDecision, FrameClassifier, FrameResult
 from limelens.serve.rpc.frames.people import PeopleFrames
@@ -68,6 +69,7 @@ class Camera:
         settings: StreamSettings,
         model: ModelVersion,
         runner: ModelRunner,
+        face_runner: FaceRunner,
         *,
         newest: Callable[[], ModelVersion],
         changes: Callable[[Report], Changes] | None = None,
@@ -83,7 +85,7 @@ class Camera:
         self._frames: FrameClassifier = (
             WholeFrames(settings, runner)
             if faces is None
-            else PeopleFrames(settings, faces, runner)
+            else PeopleFrames(settings, faces, face_runner)
         )
         self._newest = NewestFrame()
         self._clock = FrameClock()

@@ -33,6 +33,7 @@ from limelens.serve.image.encoded import EncodedImage
 from limelens.serve.observing.observer import ExplanationRecord, RequestClassified, explaining
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.rpc.camera_stream import END, Camera
+from limelens.serve.rpc.faces.face_runner import FaceRunner
 from limelens.serve.rpc.model_runner import ModelRunner, deadline_of
 from limelens.serve.rpc.on_change import Changes, Report
 from limelens.serve.rpc.requests.classify import ClassifyOptions, read_classify, read_embed
@@ -63,8 +64,9 @@ _StreamContext = grpc.aio.ServicerContext[
 class ClassifierService(service_grpc.ClassifierServiceServicer):
     """Implements `limelens.v1.ClassifierService`."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, face_runner: FaceRunner) -> None:
         self._runner = runner
+        self._face_runner = face_runner
         self._observer = runner.observer
         self._repository = runner.repository
         self._settings = settings = runner.settings
@@ -125,15 +127,16 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         deadline: float | None,
     ) -> tuple[list[InferenceResult], list[Prediction]]:
         """What the models gave, and the decision about each image."""
-        runner, metadata = self._runner, bundle.metadata
-        top_k, threshold = options.top_k, options.threshold
+        metadata, top_k, threshold = bundle.metadata, options.top_k, options.threshold
         if options.faces is not None:
-            found = await runner.faces.classify(bundle, images, options.faces, deadline=deadline)
+            found = await self._face_runner.classify(
+                bundle, images, options.faces, deadline=deadline
+            )
             return (
                 [run for one in found for run in one.runs],
                 [one.prediction(metadata, top_k=top_k, threshold=threshold) for one in found],
             )
-        results = await runner.run(bundle, images, deadline=deadline, embed=options.embed)
+        results = await self._runner.run(bundle, images, deadline=deadline, embed=options.embed)
         return results, [
             decide(
                 one.probabilities,
@@ -183,6 +186,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
             settings,
             model,
             self._runner,
+            self._face_runner,
             newest=lambda: self._repository.get(name, version),
             changes=None if settings.explaining is None else changes,
         )
@@ -260,14 +264,13 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self, bundle: Bundle, spec: ExplainSpec, wanted: WantedFace | None, deadline: float | None
     ) -> tuple[ExplainSpec, FacePrediction | None]:
         """What to explain, and the face that it is about; charges for it."""
-        runner = self._runner.faces
         if wanted is not None:
-            runner.require()
+            self._face_runner.require()
             self.explainer.check_room()
         await charge(spec.num_samples - 1)
         if wanted is None:
             return spec, None
-        return await runner.choose(bundle, spec, wanted, deadline=deadline)
+        return await self._face_runner.choose(bundle, spec, wanted, deadline=deadline)
 
     async def _write(self, context: _Context, message: object) -> None:
         idle_s = self._settings.stream_idle_s

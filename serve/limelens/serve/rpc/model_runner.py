@@ -18,7 +18,6 @@ from limelens.serve.call_context import note_model
 from limelens.serve.observing.observer import Observer
 from limelens.serve.repository.model_version import ModelVersion
 from limelens.serve.repository.registry import ModelRegistry
-from limelens.serve.rpc.faces.face_runner import FaceRunner
 from limelens.serve.rpc.server_config import ServiceSettings
 from limelens.serve.rpc.slow_images import SlowImages
 from limelens.serve.scheduling.cpu import CpuEngine
@@ -37,15 +36,11 @@ from limelens.serve.scheduling.statistics import StatisticsCollector
 if TYPE_CHECKING:
     import grpc.aio
 
-    from limelens.serve.errors import LimelensError
-    from limelens.serve.faces.detector import FaceDetector
-
 
 class ModelRunner:
     """Runs models for all services of a server.
 
     Args:
-        faces: The detector of faces, or why there is none.
         sampler: Looks at what the models give for some images.
     """
 
@@ -55,7 +50,6 @@ class ModelRunner:
         settings: ServiceSettings,
         observer: Observer | None = None,
         budget: Budget | None = None,
-        faces: FaceDetector | LimelensError | None = None,
         sampler: Sampler | None = None,
     ) -> None:
         self._sampler = sampler
@@ -69,8 +63,6 @@ class ModelRunner:
         self.shares = Shares(settings.max_queue + num_running, "images are waiting or worked on")
         """How many of the waiting images belong to each client."""
         self.slow_images = SlowImages(max_waiting=settings.max_queue)
-        self.faces = FaceRunner(self, faces)
-        """Finds and judges the faces in images."""
         self.engines: dict[str, Engine] = {}  # by execution provider
         self._lock = threading.Lock()  # explanation threads ask for engines too
         for model in repository.served:

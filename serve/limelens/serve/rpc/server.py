@@ -34,6 +34,7 @@ from limelens.serve.repository.registry import ready_line as ready_line
 from limelens.serve.repository.reload import Watcher, watcher_for
 from limelens.serve.rpc import health
 from limelens.serve.rpc.classifier_service import SERVICE_NAME, ClassifierService
+from limelens.serve.rpc.faces.face_runner import FaceRunner
 from limelens.serve.rpc.health import Health
 from limelens.serve.rpc.inference.service import SERVICE_NAME as INFERENCE_NAME
 from limelens.serve.rpc.inference.service import InferenceService
@@ -187,12 +188,12 @@ class Server:
         if drift is not None and metrics is not None:
             drift.start(metrics.registry, repository)
             undo.callback(drift.close)
-        self.runner = ModelRunner(
-            repository, config.service, self._observer, budget, detector, drift
-        )
+        self.runner = ModelRunner(repository, config.service, self._observer, budget, drift)
         """Runs the models for all services."""
         undo.callback(self.runner.close)
-        self.service = ClassifierService(self.runner)  # `limelens.v1.ClassifierService`
+        self.service = ClassifierService(
+            self.runner, FaceRunner(self.runner, detector)
+        )  # `limelens.v1.ClassifierService`
         undo.callback(self.service.close)
         if metrics is not None:
             metrics.sample_from(

@@ -101,6 +101,7 @@ class FaceRunner:
     """Runs the detector and, on what it finds, classifiers.
 
     Args:
+        runner: Has the engines and what limits them.
         detector: The detector, or the error that callers get because there is none.
         gate: Which faces can be judged.
     """

@@ -22,6 +22,7 @@ from limelens.serve.faces.people import People, Person, Presence
 from limelens.serve.faces.quality import FoundFace
 from limelens.serve.image import Region
 from limelens.serve.repository.model_version import ModelVersion
+from limelens.serve.rpc.faces.face_runner import FaceRunner
 from limelens.serve.rpc.faces.frame import Frame
 from limelens.serve.rpc.frames.frame_classifier import (
     UNKNOWN,
@@ -31,7 +32,6 @@ from limelens.serve.rpc.frames.frame_classifier import (
     Smoothed,
 )
 from limelens.serve.rpc.frames.turn import Arrival, Turn
-from limelens.serve.rpc.model_runner import ModelRunner
 from limelens.serve.rpc.requests.stream import StreamSettings
 from limelens.serve.scheduling.inference import InferenceResult, NotNeededError, Priority
 
@@ -96,12 +96,12 @@ class PeopleFrames(FrameClassifier):
         LimelensError: This server looks for no faces.
     """
 
-    def __init__(self, settings: StreamSettings, options: FaceOptions, runner: ModelRunner) -> None:
+    def __init__(self, settings: StreamSettings, options: FaceOptions, runner: FaceRunner) -> None:
         super().__init__(settings.max_decision_age_s)
         self._settings = settings.options
         self._options = options
-        self._runner = runner.faces
-        self._runner.require()
+        self._runner = runner
+        runner.require()
         self._people = People(settings.new_smoothing, max_unseen_s=options.max_unseen_s)
         self._gate = MotionGate() if options.skip_still_frames else None
         self._size = (0, 0)  # of the last frame, in which the people's places are
