@@ -27,6 +27,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from limelens.bulk.decided import Decided
 from limelens.bulk.part import parts_in, read_footer
 from limelens.bulk.sources import Source
 from limelens.serve.about import package_version
@@ -46,10 +47,11 @@ class OutputError(LimelensError):
 
 @dataclass(frozen=True)
 class Written:
-    """What is in the output: digests of its images, sorted, and how many errors of each kind."""
+    """What is in the output: digests of its images, sorted, and counts of its rows."""
 
     digests: NDArray[np.uint64]
     errors: Mapping[str, int]
+    decided: Decided
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def read_written(folder: Path) -> Written:
     """
     found = [np.empty(0, np.uint64)]
     errors: Counter[str] = Counter()
+    decided = Decided()
     for part in parts_in(folder):
         try:
             footer = read_footer(part)
@@ -146,10 +149,11 @@ def read_written(folder: Path) -> Written:
             continue
         found.append(footer.digests)
         errors.update(footer.errors)
+        decided += footer.decided
     digests = np.sort(np.concatenate(found))
     if num_twice := int((digests[1:] == digests[:-1]).sum()):
         raise OutputError(f"{folder}: {num_twice} images are there twice; begin with --restart")
-    return Written(digests, errors)
+    return Written(digests, errors, decided)
 
 
 def _fence(state: Path) -> Path:

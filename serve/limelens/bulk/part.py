@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from limelens.bulk.decided import Decided
 from limelens.bulk.sources import Item
 from limelens.serve.files import naming, sync_folder
 
 _IMAGES: Final = b"limelens.images"
 _ERRORS: Final = b"limelens.errors"
+_DECIDED: Final = b"limelens.decided"
 _PART: Final = re.compile(r"part-\d{4,}-\d{6,}\.parquet")
 
 
@@ -32,10 +34,12 @@ class Footer:
     Args:
         digests: `(N,)` of its images.
         errors: How many rows have an error, by `error_code`.
+        decided: How the others were decided.
     """
 
     digests: NDArray[np.uint64]
     errors: Mapping[str, int]
+    decided: Decided
 
 
 def part_name(run: int, unit: int) -> str:
@@ -71,10 +75,12 @@ def write_part(
     """
     digests = np.array([item.digest for item in items], np.uint64)
     errors = Counter(str(row.get("error_code") or "ERROR") for row in rows if row.get("error"))
+    decided = Decided.of(rows)
     metadata = {
         **(schema.metadata or {}),
         _IMAGES: base64.b64encode(digests.astype("<u8").tobytes()),
         _ERRORS: json.dumps(errors).encode(),
+        _DECIDED: json.dumps(decided.to_json()).encode(),
     }
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
     with naming(path), beside.open("wb") as file:
@@ -83,7 +89,7 @@ def write_part(
         os.fsync(file.fileno())
     beside.replace(path)
     sync_folder(path.parent)
-    return Footer(digests, errors)
+    return Footer(digests, errors, decided)
 
 
 def read_footer(path: Path) -> Footer:
@@ -106,4 +112,8 @@ def read_footer(path: Path) -> Footer:
     digests = np.frombuffer(base64.b64decode(metadata[_IMAGES]), "<u8").astype(np.uint64)
     if len(digests) != num_rows:
         raise ValueError(f"{num_rows} rows of {len(digests)} images")
-    return Footer(digests, json.loads(metadata.get(_ERRORS, b"{}")))
+    return Footer(
+        digests,
+        json.loads(metadata.get(_ERRORS, b"{}")),
+        Decided.from_json(json.loads(metadata.get(_DECIDED, b"{}"))),
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from limelens.bulk.decided import Decided
 from limelens.bulk.output import (
     AGAIN,
     Output,
@@ -70,6 +71,7 @@ class Report:
         num_before: Of them, in the output before.
         num_rows: In the output now.
         errors: How many rows have an error of each kind.
+        decided: How the other rows were decided.
         seconds: That the work took, without listing.
     """
 
@@ -77,6 +79,7 @@ class Report:
     num_before: int
     num_rows: int
     errors: Mapping[str, int]
+    decided: Decided
     seconds: float
 
     @property
@@ -92,6 +95,7 @@ class Report:
             "rows": self.num_rows,
             "errors": sum(self.errors.values()),
             "errors_by_kind": dict(self.errors),
+            **self.decided.to_json(),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.per_second, 3),
         }
@@ -146,7 +150,12 @@ def run_bulk(
         if missing:
             raise OutputError(f"{folder}: {missing} rows are missing; run the same command again")
         return Report(
-            num_all, planned.num_done, len(written.digests), written.errors, tally.seconds
+            num_all,
+            planned.num_done,
+            len(written.digests),
+            written.errors,
+            written.decided,
+            tally.seconds,
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import typer
 from rich.markup import escape
 from rich.progress import TextColumn
+from rich.table import Table
 
 from limelens.cli.bulk.options import Run
 from limelens.cli.terminal.printing import Bar, err, out, print_json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from limelens.bulk.work import WorkSpec
 
 _LINE_EVERY_S: Final = 30.0
+_LABELS_SHOWN: Final = 10
 
 
 def run(
@@ -186,7 +188,34 @@ def _print(report: Report, folder: Path) -> None:
     num_new = report.num_images - report.num_before
     speed = f", {report.per_second:.3g} images a second" if num_new else ", nothing was left to do"
     out.print(f"[bold]{report.num_rows:,}[/] rows in {escape(str(folder))}{speed}")
+    if report.decided.decisions:
+        _print_decided(report)
     if report.errors:
         kinds = ", ".join(f"{count:,} {escape(kind)}" for kind, count in report.errors.items())
         num_errors = counted(sum(report.errors.values()), "row")
         out.print(f"{num_errors} with an error, which the column error tells: {kinds}")
+
+
+def _print_decided(report: Report) -> None:
+    """How many rows have each label, or none; of a multilabel model a row may have several."""
+    decided = report.decided
+    table = Table(box=None, pad_edge=False)
+    table.add_column("label", overflow="fold")
+    for name in ("rows", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def add(name: str, count: int) -> None:
+        table.add_row(name, f"{count:,}", f"{count / report.num_rows:.1%}")
+
+    for label, count in decided.labels.most_common(_LABELS_SHOWN):
+        add(escape(label), count)
+    for decision, count in decided.decisions.most_common():
+        if decision != "label":
+            add(f"[dim]{escape(decision.replace('_', ' '))}[/]", count)
+    if report.errors:
+        add("[red]error[/]", sum(report.errors.values()))
+    out.print(table)
+    if (num_more := len(decided.labels) - _LABELS_SHOWN) > 0:
+        out.print(f"and {counted(num_more, 'more label')}; --json lists all")
+    if decided.num_alerts:
+        out.print(f"[red]{counted(decided.num_alerts, 'row')} with an alert[/]")
