@@ -69,6 +69,29 @@ def test_inspect_names_the_copies_that_spoil_metrics(
     assert "1 more pair: --out HTML" in shown
 
 
+def test_inspect_prints_what_was_found_and_names_the_rest(
+    limelens: Run, images: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(images, tmp_path / "images")
+    (data / "train" / "light" / "twin.png").unlink()
+    *found, absent = limelens("inspect", data).stdout.splitlines()
+    assert all(word not in line for line in found for word in (" 0 ", "Duplicates", "look wrong"))
+    assert absent.startswith("Looked for and not found: ")
+    for words in ("duplicates", "unreadable images", "wrong labels (checked by colours and gradi"):
+        assert f" {words}" in absent
+    assert "different labels" not in absent
+
+    shutil.copy(data / "train" / "light" / "4.png", data / "train" / "light" / "again.png")
+    (data / "train" / "light" / "bad.png").write_bytes(b"no image")
+    result = limelens("inspect", data)
+    *found, absent = result.stdout.splitlines()
+    assert "Duplicates: 1 exact" in found
+    assert "cropped duplicates, duplicates across splits, duplicates with different" in absent
+    assert "exact" not in absent
+    assert "unreadable" not in absent
+    assert "bad.png" in result.stderr
+
+
 def test_evaluate_writes_predictions_and_a_page(
     limelens: Run, images: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from limelens.train.audit.inspection import Inspection
 
 _MOST_SHOWN = 10
+_KINDS: Final = {"bytes": "exact", "pixels": "exact", "near": "near", "cropped": "cropped"}
+"""Kinds of duplicates in words."""
 
 
 @with_table_options
@@ -92,8 +94,8 @@ def _print_inspection(inspection: Inspection) -> None:
         f"[bold]{sum(inspection.num_images.values())}[/] images ({counts}), "
         f"{counted(len(inspection.labels), 'label')}: {_balance(inspection)}"
     )
-    height, width = inspection.input_size
-    out.print(f"{inspection.num_smaller} are smaller than the input of {width}x{height}")
+    if inspection.num_smaller:
+        out.print(f"{inspection.num_smaller} are smaller than {_input(inspection)}")
     for shortcut in inspection.shortcuts:
         if shortcut.telling:
             of = f" {escape(shortcut.label)}" if shortcut.label else ""
@@ -101,14 +103,61 @@ def _print_inspection(inspection: Inspection) -> None:
                 f"[yellow]The {shortcut.feature} alone gives the label{of} away: "
                 f"{shortcut.accuracy:.1%} correct, the commonest label {shortcut.majority:.1%}[/]"
             )
+    _print_duplicates(inspection)
+    for skipped in inspection.unreadable[:_MOST_SHOWN]:
+        err.print(f"cannot be read: {escape(str(skipped.path))}: {escape(skipped.reason)}")
+    if len(inspection.unreadable) > _MOST_SHOWN:
+        err.print(f"and {len(inspection.unreadable) - _MOST_SHOWN} more that cannot be read")
+    if inspection.unused:
+        err.print(
+            f"{counted(len(inspection.unused), 'file')} not read as images, such as "
+            f"{escape(str(inspection.unused[0]))}"
+        )
+    _print_suspects(inspection)
+    if absent := _not_found(inspection):
+        out.print(f"Looked for and not found: {', '.join(absent)}")
+
+
+def _input(inspection: Inspection) -> str:
+    height, width = inspection.input_size
+    return f"the input of {width}x{height}"
+
+
+def _not_found(inspection: Inspection) -> list[str]:
+    """What was looked for in vain, in words."""
+    pairs, shortcuts = inspection.duplicates, inspection.shortcuts
+    kinds = {_KINDS[pair.kind] for pair in pairs}
+    absent = {
+        f"images smaller than {_input(inspection)}": not inspection.num_smaller,
+        "sizes that give labels away": shortcuts and not any(one.telling for one in shortcuts),
+        "duplicates": not pairs,
+        **{f"{kind} duplicates": pairs and kind not in kinds for kind in _KINDS.values()},
+        "duplicates across splits": pairs
+        and len(inspection.num_images) > 1
+        and not any(pair.cross_splits for pair in pairs),
+        "duplicates with different labels": pairs
+        and not any(pair.differ_in_label for pair in pairs),
+        "unreadable images": not inspection.unreadable,
+        f"wrong labels ({_judge(inspection)})": inspection.judge_accuracy is not None
+        and not inspection.suspects,
+    }
+    return [words for words, is_absent in absent.items() if is_absent]
+
+
+def _print_duplicates(inspection: Inspection) -> None:
     pairs = inspection.duplicates
-    kinds = Counter(pair.kind for pair in pairs)
-    out.print(
-        f"Duplicates: {kinds['bytes'] + kinds['pixels']} exact, {kinds['near']} near, "
-        f"{kinds['cropped']} cropped; "
-        f"{sum(pair.cross_splits for pair in pairs)} across splits, "
-        f"{sum(pair.differ_in_label for pair in pairs)} with different labels"
-    )
+    if not pairs:
+        return
+    kinds = Counter(_KINDS[pair.kind] for pair in pairs)
+    harms = {
+        "across splits": sum(pair.cross_splits for pair in pairs),
+        "with different labels": sum(pair.differ_in_label for pair in pairs),
+    }
+    groups = [
+        [f"{kinds[kind]} {kind}" for kind in dict.fromkeys(_KINDS.values()) if kinds[kind]],
+        [f"{number} {harm}" for harm, number in harms.items() if number],
+    ]
+    out.print(f"Duplicates: {'; '.join(', '.join(group) for group in groups if group)}")
     harmful = [pair for pair in pairs if pair.differ_in_label or pair.cross_splits]
     shown = sorted(harmful, key=lambda pair: not pair.differ_in_label)[:_MOST_SHOWN]
     for pair in shown:
@@ -120,29 +169,16 @@ def _print_inspection(inspection: Inspection) -> None:
     if others := len(pairs) - len(shown):
         rest = counted(others, "more pair" if shown else "pair")
         out.print(f"  {rest}: --out HTML shows such pairs, --json lists all")
-    for skipped in inspection.unreadable[:_MOST_SHOWN]:
-        err.print(f"cannot be read: {escape(str(skipped.path))}: {escape(skipped.reason)}")
-    if len(inspection.unreadable) > _MOST_SHOWN:
-        err.print(f"and {len(inspection.unreadable) - _MOST_SHOWN} more that cannot be read")
-    if inspection.unused:
-        err.print(
-            f"{counted(len(inspection.unused), 'file')} not read as images, such as "
-            f"{escape(str(inspection.unused[0]))}"
-        )
-    _print_suspects(inspection)
 
 
 def _print_suspects(inspection: Inspection) -> None:
     if inspection.judge_accuracy is None:
         out.print("Labels could not be checked: too few images, or too hard to tell apart")
         return
-    out.print(
-        f"Labels that look wrong: {len(inspection.suspects)}, checked by "
-        f"{escape(inspection.checked_by)} (right {inspection.judge_accuracy:.1%} of the time"
-        + (", which is too many: most will be false alarms)" if inspection.is_judge_weak else ")")
-    )
     if not inspection.suspects:
         return
+    weak = ", which is too many: most will be false alarms" if inspection.is_judge_weak else ""
+    out.print(f"Labels that look wrong: {len(inspection.suspects)} ({_judge(inspection)}{weak})")
     table = Table(box=None, pad_edge=False)
     for column in ("image", "given", "looks like"):
         table.add_column(column, overflow="fold")
@@ -155,6 +191,13 @@ def _print_suspects(inspection: Inspection) -> None:
             f"{suspect.score:.4f}",
         )
     out.print(table)
+
+
+def _judge(inspection: Inspection) -> str:
+    by = f"checked by {escape(inspection.checked_by)}"
+    if inspection.judge_accuracy is None:
+        return by
+    return f"{by}, right {inspection.judge_accuracy:.1%} of the time"
 
 
 def _short(path: Path, inspection: Inspection) -> str:
