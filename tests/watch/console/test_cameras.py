@@ -78,6 +78,7 @@ def test_a_page_is_told_each_change_once_and_every_second_that_it_is_connected(
         yard = next_news(stream)["yard"]
         assert (yard["state"], yard["detail"], yard["is_stale"]) == ("unknown", "401", True)
         assert yard["reason"] == "Die Kamera ist nicht lesbar"
+        assert (yard["detail_language"], yard["error_language"]) == ("en", "")
         live.remove("door")
         until(lambda: next(stream)[1]["ids"] == ["yard"])
 

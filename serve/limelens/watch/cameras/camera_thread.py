@@ -257,7 +257,9 @@ class CameraThread:
 def _until(settings: CameraSettings) -> str:
     """Why a camera is off, and until when."""
     begins = None if settings.schedule is None else settings.schedule.next_on(datetime.now())
-    return "outside its schedule" + ("" if begins is None else f" until {begins:%A %H:%M}")
+    if begins is None:
+        return "outside its schedule"
+    return f"outside its schedule until {begins:%A} {begins:%H:%M}"
 
 
 def _stream_arguments(settings: CameraSettings) -> dict[str, Any]:

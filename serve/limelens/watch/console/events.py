@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
+from limelens.watch.console.details import english
 from limelens.watch.console.language import Say
 from limelens.watch.console.state import AppState
 from limelens.watch.event import EventType
@@ -181,7 +182,7 @@ class _Log:
                     "problem": "",
                 }
             except RecordError as error:
-                problem = say("events.unreadable", error=error)
+                problem = say("events.unreadable", error=english(error))
                 empty = {"found": EventPage(()), "count": 0, "cameras": (), "labels": ()}
                 return {**empty, "silent": (), "problem": problem}
 

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from limelens.serve.about import package_version
 from limelens.serve.decisions.camera_state import CameraState
+from limelens.watch.console.details import Detail, InWords, english
 from limelens.watch.console.findings import ask_server, read_certificate, read_disk
 from limelens.watch.console.language import Say
 from limelens.watch.console.state import AppState
@@ -32,7 +33,8 @@ def routes(state: AppState) -> list[Route]:
     async def found(request: Request) -> dict[str, Any]:
         values = await run_in_threadpool(_look, state)
         say = partial(state.pages.say, request)
-        return values | {"problems": _problems(state, values, say)}
+        in_words = partial(state.pages.detail, request)
+        return values | {"problems": _problems(state, values, say, in_words)}
 
     return [Route("/health", health), Route("/health/now", now)]
 
@@ -53,27 +55,29 @@ def _look(state: AppState) -> dict[str, Any]:
     }
 
 
-def _problems(state: AppState, values: dict[str, Any], say: Say) -> list[str]:
+def _problems(
+    state: AppState, values: dict[str, Any], say: Say, in_words: InWords
+) -> list[str | Detail]:
     """Everything that somebody should look at, the worst first."""
-    problems = [
+    problems: list[str | Detail] = [
         say(
             "health.camera_problem",
             camera=one.camera_id,
-            why=one.detail or say(f"reasons.{one.reason}"),
+            why=in_words(one.detail) if one.detail else say(f"reasons.{one.reason}"),
         )
         for one in values["cameras"]
         if one.state is CameraState.UNKNOWN and one.reason is not None
     ]
-    problems += values["told"]
+    problems += [english(one) for one in values["told"]]
     server, disk, certificate = values["server"], values["disk"], values["certificate"]
     if server is not None and server.problem:
-        problems.append(say("health.server_problem", why=server.problem))
+        problems.append(say("health.server_problem", why=english(server.problem)))
     if disk is not None and disk.is_nearly_full:
         problems.append(say("health.disk_problem", free=_in_words(disk.free)))
     if certificate is not None and certificate.ends_soon:
         problems.append(say("health.certificate_problem", count=certificate.num_days))
     if state.visitors.users is not None and state.visitors.users.problem:
-        problems.append(state.visitors.users.problem)
+        problems.append(english(state.visitors.users.problem))
     return problems
 
 

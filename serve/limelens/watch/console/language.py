@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from markupsafe import Markup, escape
+
 FOLDER: Final = Path(__file__).parent / "sentences"
 DEFAULT: Final = "en"
 _ONE: Final = ".one"
@@ -43,7 +45,8 @@ class Sentences:
     def say(self, language: str, key: str, /, **values: Any) -> str:
         """A sentence with its values filled in.
 
-        With `count` 1 the sentence `KEY.one` is taken, if there is one.
+        With `count` 1 the sentence `KEY.one` is taken, if there is one. With a value that is markup
+        the sentence is markup.
 
         Raises:
             KeyError: There is no such sentence.
@@ -51,6 +54,8 @@ class Sentences:
         words = self._by_language[language]
         if values.get("count") == 1 and key + _ONE in words:
             key += _ONE
+        if any(hasattr(value, "__html__") for value in values.values()):
+            return Markup(escape(words[key])).format(**values)
         return words[key].format(**values)
 
     def below(self, language: str, table: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse
 
 from limelens.watch.console.access.visitors import Visitor
+from limelens.watch.console.details import Detail, Details, english
 from limelens.watch.console.language import Sentences
 
 THEMES: Final = ("auto", "light", "dark")
@@ -28,6 +29,7 @@ class Pages:
 
     def __init__(self, navigation: Mapping[str, str]) -> None:
         self.sentences = Sentences()
+        self._details = Details(self.sentences)
         self.navigation = navigation
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -47,13 +49,14 @@ class Pages:
             template: Its file in `templates/`.
             status: The response's.
             values: What the template uses beside `say(key, **values)`, `visitor`, `path`,
-                `here` (with the query), `language` and `theme`.
+                `here` (with the query), `language` and `theme`; `english(text)` marks a text.
         """
         language = self.language(request)
         visitor: Visitor = request.state.visitor
         text = self._templates.get_template(template).render(
             values,
             say=functools.partial(self.sentences.say, language),
+            english=english,
             script_words=json.dumps(self.sentences.below(language, "script")),
             language=language,
             languages=self.sentences.languages,
@@ -79,6 +82,10 @@ class Pages:
     def say(self, request: HTTPConnection, key: str, **values: Any) -> str:
         """A sentence in the reader's language."""
         return self.sentences.say(self.language(request), key, **values)
+
+    def detail(self, request: HTTPConnection, text: str) -> Detail:
+        """Why something is lost or failed, in the reader's language if it can be."""
+        return self._details.in_words(self.language(request), text)
 
     def language(self, request: HTTPConnection) -> str:
         """The reader's language."""

@@ -19,6 +19,7 @@ from limelens.serve import LimelensError
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.console.access.audit import audit, operators_only
 from limelens.watch.console.boxes import FaceBox, aspect, face_boxes
+from limelens.watch.console.details import Detail, InWords, english
 from limelens.watch.console.event_images import Layers, event_image, layers_of
 from limelens.watch.console.events import Asked, headline, reason
 from limelens.watch.console.explained import Explained, explained
@@ -40,6 +41,7 @@ class EventPage:
         found: The event.
         headline: What happened.
         reason_words: Why the state is unknown; else empty.
+        detail: The same more closely; may be empty.
         why: Its explanation; None if there is none.
         reason: Why there is none, as it was recorded; else empty.
         is_waiting: Whether an explanation may still come.
@@ -53,8 +55,9 @@ class EventPage:
     found: RecordedEvent
     headline: str
     reason_words: str
+    detail: Detail
     why: Explained | None
-    reason: str
+    reason: Detail
     is_waiting: bool
     layers: Layers | None
     faces: tuple[FaceBox, ...]
@@ -111,7 +114,7 @@ class _Events:
         except UnknownEventError:
             raise HTTPException(404) from None
         except (LimelensError, OSError) as error:
-            problem = self._pages.say(request, "wrong.failed", error=error)
+            problem = self._pages.say(request, "wrong.failed", error=english(error))
             return await self._page(request, 400, problem=problem)
         audit(request, "marked wrong", event=event_id, label=label, file=correction.file)
         log = request.query_params.get("log", "")
@@ -130,9 +133,10 @@ class _Events:
 
     async def _page(self, request: Request, status: int = 200, problem: str = "") -> Response:
         say = partial(self._pages.say, request)
+        in_words = partial(self._pages.detail, request)
 
         def read() -> tuple[EventPage, Replay | None, str]:
-            page = self._read(request.path_params["id"], say)
+            page = self._read(request.path_params["id"], say, in_words)
             if "window" not in request.query_params:
                 return page, page.replay, ""
             return page, *self._replayed(page.found.id, request.query_params)
@@ -142,7 +146,7 @@ class _Events:
         except UnknownEventError:
             raise HTTPException(404) from None
         except RecordError as error:
-            return self._pages.error(request, 503, "record", error=error)
+            return self._pages.error(request, 503, "record", error=english(error))
         log = request.query_params.get("log", "")
         return self._pages.render(
             request,
@@ -160,7 +164,7 @@ class _Events:
             may_try=self._may_try,
         )
 
-    def _read(self, event_id: str, say: Say) -> EventPage:
+    def _read(self, event_id: str, say: Say, in_words: InWords) -> EventPage:
         found = self._record.get(event_id)
         recorded = self._record.explanation(event_id)
         served = None if recorded is None else recorded.explanation
@@ -181,8 +185,9 @@ class _Events:
             found=found,
             headline=headline(say, found),
             reason_words=reason(say, found),
+            detail=in_words(found.event.detail),
             why=why,
-            reason="" if recorded is None else recorded.reason,
+            reason=in_words("" if recorded is None else recorded.reason),
             is_waiting=recorded is None
             and found.state == CameraState.ALERT
             and datetime.now(UTC) - found.time < _EXPLAINED_WITHIN,

@@ -30,6 +30,7 @@ async def states(
         once a second. `over` ends it where the login did.
     """
     say = partial(state.pages.say, request)
+    in_words = partial(state.pages.detail, request)
     with viewers.viewing() as viewer:
         if viewer is None:
             yield "full", {"most": state.settings.max_viewers}
@@ -42,7 +43,7 @@ async def states(
                 yield "over", {}
                 return
             number = live.number
-            cameras = {one.camera_id: shown(one, say) for one in live.all()}
+            cameras = {one.camera_id: shown(one, say, in_words) for one in live.all()}
             news = [one for name, one in cameras.items() if told.get(name) != one]
             yield "cameras", {"ids": list(cameras), "cameras": news}
             told = cameras

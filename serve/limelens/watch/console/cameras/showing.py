@@ -10,6 +10,7 @@ from limelens.serve.decisions.decision import FacePrediction
 from limelens.serve.image import Region
 from limelens.serve.tools.faces.drawing import decided
 from limelens.watch.console.boxes import state_of
+from limelens.watch.console.details import InWords
 from limelens.watch.console.language import Say
 from limelens.watch.live import LiveCamera, LiveFrame
 
@@ -28,16 +29,18 @@ _STALE: Final = {
 """Reasons why the last frame, with what was decided about its faces, says nothing of now."""
 
 
-def shown(camera: LiveCamera, say: Say) -> dict[str, Any]:
+def shown(camera: LiveCamera, say: Say, in_words: InWords) -> dict[str, Any]:
     """A camera's tile; a decision that expired is unknown."""
     now = camera.current
+    detail, error = in_words(now.detail), in_words(now.last_error)
     age_s = now.age_s
     return {
         "id": now.camera_id,
         "state": now.state.value,
         "since": now.since.isoformat(),
         "reason": "" if now.reason is None else say(f"reasons.{now.reason.value}"),
-        "detail": now.detail,
+        "detail": detail.text,
+        "detail_language": detail.language,
         "is_stale": now.reason in _STALE,
         "label": now.label,
         "probability": now.probability,
@@ -46,7 +49,8 @@ def shown(camera: LiveCamera, say: Say) -> dict[str, Any]:
         "fps": round(now.fps, 1),
         "dropped": now.num_dropped,
         "alerts": now.num_alerts,
-        "error": now.last_error,
+        "error": error.text,
+        "error_language": error.language,
         "event": now.last_event_id,
         "frame": None if now.frame is None else frame_number(now.frame),
     }

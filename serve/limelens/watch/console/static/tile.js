@@ -6,6 +6,17 @@ import { say } from "./words.js";
 
 const WIDEST = 16 / 9;
 const TALLEST = 4 / 3;
+
+/** Sets a node's text; what follows it may be in another language. */
+function write(node, text, more = "", language = "") {
+  node.textContent = more && text ? `${text}: ` : text;
+  if (!more) return;
+  const part = document.createElement("span");
+  part.textContent = more;
+  if (language) part.lang = language;
+  node.append(part);
+}
+
 const template = document.getElementById("tile");
 
 export class Tile {
@@ -65,7 +76,9 @@ export class Tile {
     this.node.toggleAttribute("data-is-stale", !this.isHeld || !camera || camera.is_stale);
     this.find(".shape use").setAttribute("href", `/static/shapes.svg#${this.state}`);
     this.find(".word").textContent = say(`state_${this.state}`);
-    this.find(".what").textContent = camera ? this.what(camera) : "";
+    if (this.isHeld && camera?.state === "unknown")
+      write(this.find(".what"), camera.reason, camera.detail, camera.detail_language);
+    else write(this.find(".what"), camera ? this.what(camera) : "");
     this.find(".since").textContent =
       this.isHeld && camera ? say("since", { time: clockTime(new Date(camera.since)) }) : "";
     if (!camera) return;
@@ -74,7 +87,7 @@ export class Tile {
     this.fact("dropped", number(camera.dropped));
     this.fact("alerts", number(camera.alerts));
     const error = this.find(".error");
-    error.textContent = camera.error;
+    write(error, "", camera.error, camera.error_language);
     error.hidden = !camera.error || camera.error === camera.detail;
     this.link(camera);
     this.nameImage();
@@ -83,7 +96,6 @@ export class Tile {
 
   what(camera) {
     if (!this.isHeld) return say("connecting");
-    if (camera.state === "unknown") return [camera.reason, camera.detail].filter(Boolean).join(": ");
     if (camera.label === null) return "";
     return camera.probability === null
       ? camera.label
