@@ -14,6 +14,7 @@ import warnings
 from typing import Annotated, NoReturn
 
 import typer
+from rich.markup import escape
 
 from limelens.cli import bench, classifying, demo, doctor, drift, serving, signing, similar, tokens
 from limelens.cli.bulk.commands import bulk
@@ -23,7 +24,7 @@ from limelens.cli.events.commands import events
 from limelens.cli.explain import explaining
 from limelens.cli.terminal import streams
 from limelens.cli.terminal.helping import Command, Group
-from limelens.cli.terminal.printing import print_notes
+from limelens.cli.terminal.printing import err, print_notes
 from limelens.cli.train import (
     drawing,
     evaluating,
@@ -120,7 +121,7 @@ def _run() -> None:
     try:
         app()
     except LimelensError as error:
-        print(f"limelens: {error}", file=sys.stderr)
+        err.print(escape(f"limelens: {error}"))
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])

@@ -21,6 +21,7 @@ from limelens.cli.classifying import (
 )
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, Credentials, securely
+from limelens.cli.terminal.folding import Folded
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
 
 if TYPE_CHECKING:
@@ -191,11 +192,11 @@ def _print_mix(comparison: Comparison, reference: Reference) -> None:
             out.print(f"{what}: you may not classify with this model.")
         return
     table = Table(title="predicted labels", title_justify="left", box=None, pad_edge=False)
-    table.add_column("label", overflow="fold")
+    table.add_column("label")
     for column in ("reference", "these"):
         table.add_column(column, justify="right")
     for one in comparison.mix[:_LABELS_SHOWN]:
-        table.add_row(escape(one.label), f"{one.reference_share:.1%}", f"{one.share:.1%}")
+        table.add_row(Folded(escape(one.label)), f"{one.reference_share:.1%}", f"{one.share:.1%}")
     out.print(table)
     if len(comparison.mix) > _LABELS_SHOWN:
         out.print(f"and {len(comparison.mix) - _LABELS_SHOWN} more labels; --json lists all")
@@ -212,14 +213,14 @@ def _print_unusual(report: dict[str, Any]) -> None:
     table = Table(title="farthest images", title_justify="left", box=None, pad_edge=False)
     for column in ("distance", "farther than", "confidence"):
         table.add_column(column, justify="right")
-    table.add_column("image", overflow="fold")
+    table.add_column("image")
     for row in report["unusual"]:
         sure = row["confidence"]
         table.add_row(
             f"{row['distance']:.4f}",
             f"{row['farther_than']:.1%}",
             "" if sure is None else f"{sure:.4f}",
-            escape(row["path"]),
+            Folded(escape(row["path"])),
         )
     out.print(table)
     for one in report["skipped"]:

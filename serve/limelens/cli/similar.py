@@ -30,7 +30,8 @@ from limelens.cli.options.connection_options import NOTHING, OF_THE_SERVER, Cred
 from limelens.cli.options.face_options import DetectorOption, face_blurrer, face_option
 from limelens.cli.options.output_options import writable_file, writable_file_anywhere
 from limelens.cli.terminal.by_products import ByProducts
-from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json
+from limelens.cli.terminal.folding import Folded
+from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json, print_next
 from limelens.serve.errors import LimelensError
 from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.wording import counted
@@ -259,19 +260,20 @@ def _print_index(report: dict[str, Any], options: str) -> None:
         err.print(f"left out {escape(one['path'])}: {escape(one['reason'])}")
     if len(skipped) > _MOST_SHOWN:
         err.print(f"and {len(skipped) - _MOST_SHOWN} more; --json lists all")
-    out.print(f"Next: limelens similar {escape(report['index'])} IMAGE{escape(options)}")
+    print_next(f"limelens similar {report['index']} IMAGE{options}")
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
     if "error" in answer:
         err.print(f"{escape(answer['path'])}: [red]{escape(answer['error'])}[/]")
         return
-    table = Table(
-        title=f"most like {escape(answer['path'])}", title_justify="left", box=None, pad_edge=False
-    )
+    out.print(f"most like {escape(answer['path'])}", style="italic")
+    table = Table(box=None, pad_edge=False)
     table.add_column("similarity", justify="right")
     table.add_column("label")
-    table.add_column("image", overflow="fold")
+    table.add_column("image")
     for one in answer["neighbours"]:
-        table.add_row(f"{one['similarity']:.4f}", escape(one["label"]), escape(one["path"]))
+        table.add_row(
+            f"{one['similarity']:.4f}", Folded(escape(one["label"])), Folded(escape(one["path"]))
+        )
     out.print(table)

@@ -15,6 +15,7 @@ from rich.progress import TextColumn
 from rich.table import Table
 
 from limelens.cli.bulk.options import Run
+from limelens.cli.terminal.folding import Folded
 from limelens.cli.terminal.printing import Bar, err, out, print_json
 from limelens.serve.wording import counted
 
@@ -200,12 +201,12 @@ def _print_decided(report: Report) -> None:
     """How many rows have each label, or none; of a multilabel model a row may have several."""
     decided = report.decided
     table = Table(box=None, pad_edge=False)
-    table.add_column("label", overflow="fold")
+    table.add_column("label")
     for name in ("rows", "share"):
         table.add_column(name, justify="right", no_wrap=True)
 
     def add(name: str, count: int) -> None:
-        table.add_row(name, f"{count:,}", f"{count / report.num_rows:.1%}")
+        table.add_row(Folded(name), f"{count:,}", f"{count / report.num_rows:.1%}")
 
     for label, count in decided.labels.most_common(_LABELS_SHOWN):
         add(escape(label), count)

@@ -14,6 +14,7 @@ from rich.table import Table
 from limelens.cli.events.choosing import Choice, choose, open_record, shown
 from limelens.cli.options import in_place_of, option
 from limelens.cli.options.output_options import writable_file
+from limelens.cli.terminal.folding import Folded
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.serve.files import writing_whole
@@ -134,16 +135,16 @@ def _form(name: str) -> ExportFormat:
 def _print_table(events: tuple[RecordedEvent, ...]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("time (UTC)", no_wrap=True)
-    table.add_column("camera", overflow="fold")
+    table.add_column("camera")
     table.add_column("state", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table.add_column("why")
     table.add_column("id", no_wrap=True)
     for one in events:
         table.add_row(
             f"{one.time:%Y-%m-%d %H:%M:%S}",
-            shown(one.camera_id),
+            Folded(shown(one.camera_id)),
             f"[{STYLES[one.state]}]{one.state}[/]",
-            shown(_reason(one)),
+            Folded(shown(_reason(one))),
             shown(one.id[-SHORT:]),
         )
     out.print(table)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 import typer
 from rich.console import Console
@@ -20,12 +20,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from limelens.cli.terminal.folding import at_spaces
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout and nothing else.")
 ]
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """Prints lines whole, for whoever reads them by a program; on a terminal, broken at spaces.
+
+    A word that is longer than the terminal is wide, such as a path, stays whole: the terminal
+    breaks it, and knows when it is copied that it is one.
+    """
+
+    def print(self, *objects: Any, **given: Any) -> None:
+        """As of `rich`."""
+        if self.is_terminal and "soft_wrap" not in given and [*map(type, objects)] == [str]:
+            text = self.render_str(objects[0], markup=given.get("markup"))
+            objects = (at_spaces(text, self.width),)
+        super().print(*objects, **given)
+
+
+out: Final[Console] = _Console(highlight=False, emoji=False, soft_wrap=True)
+err: Final[Console] = _Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 class _Notes(logging.Handler):
@@ -90,6 +108,11 @@ class ImageBar(Bar):
     def done(self, num_done: int, num_all: int) -> None:
         """Shows how many are done, and of how many."""
         self.bar.update(self.task, completed=num_done, total=num_all)
+
+
+def print_next(command: str) -> None:
+    """Prints the command that comes next, which can be copied even if a terminal breaks it."""
+    out.print(f"Next: {escape(command)}", soft_wrap=True)
 
 
 def print_json(document: Any) -> None:

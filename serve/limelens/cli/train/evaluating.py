@@ -14,7 +14,8 @@ from limelens.cli.options.data_options import Data, DataTable, with_table_option
 from limelens.cli.options.face_options import NO_FACES, Faces, face_option, with_faces
 from limelens.cli.options.output_options import writable_file
 from limelens.cli.terminal.by_products import ByProducts
-from limelens.cli.terminal.printing import AsJson, err, out, print_json
+from limelens.cli.terminal.folding import Folded
+from limelens.cli.terminal.printing import AsJson, err, out, print_json, print_next
 from limelens.serve.faces.options import DEFAULT_DETECTOR, FaceOptions
 from limelens.serve.wording import counted
 
@@ -185,7 +186,8 @@ def calibrate(
         print_json(metrics)
         return
     print_metrics({**metrics, "split": "fitted on these"})
-    out.print(f"Temperature {metrics['temperature']:.3f}. Next: limelens export {escape(str(run))}")
+    out.print(f"Temperature {metrics['temperature']:.3f}.")
+    print_next(f"limelens export {run}")
 
 
 def _uncertainty(metrics: Mapping[str, Any]) -> str:
@@ -259,7 +261,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right")
     for label, row in metrics["per_class"].items():
         numbers = [_number(row[key]) for key in columns]
-        table.add_row(escape(label), *numbers, *[str(row[key]) for key in counts])
+        table.add_row(Folded(escape(label)), *numbers, *[str(row[key]) for key in counts])
     out.print(table)
     for skipped in metrics.get("skipped", ()):
         err.print(f"skipped {escape(skipped['path'])}: {escape(skipped['reason'])}")
@@ -292,7 +294,7 @@ def print_groups(groups: Mapping[str, Any], *, every: bool) -> None:
         table.add_column("")
         for row in rows:
             remark = "[yellow]worse than the others[/]" if row["worse"] else ""
-            cells = [escape(row["group"]), str(row["num_images"])]
+            cells: list[str | Folded] = [Folded(escape(row["group"])), str(row["num_images"])]
             if row["too_small"]:
                 table.add_row(*cells, "too few images")
                 continue

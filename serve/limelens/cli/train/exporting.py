@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from limelens.cli.options.output_options import writable_folder
-from limelens.cli.terminal.printing import AsJson, out, print_json
+from limelens.cli.terminal.printing import AsJson, print_json, print_next
 from limelens.cli.train.exported import print_exported
 from limelens.cli.train.for_triton import export_bundles, is_bundle, print_written
 
@@ -187,7 +186,7 @@ def export(
         print_json(report)
     else:
         print_exported(report, golden_data)
-        out.print(f"Next: limelens serve --models {escape(str(models))}")
+        print_next(f"limelens serve --models {models}")
         if triton is not None:
             print_written(written, triton)
 

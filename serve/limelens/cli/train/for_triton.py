@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 from rich.markup import escape
 
-from limelens.cli.terminal.printing import out, print_json
+from limelens.cli.terminal.printing import out, print_json, print_next
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
@@ -61,4 +61,4 @@ def print_written(written: Sequence[WrittenModel], folder: Path) -> None:
             f"Wrote [bold]{escape(str(model.path))}[/]: {added if model.added else 'nothing'}"
             f"{there}."
         )
-    out.print(f"Next: tritonserver --model-repository {escape(str(folder))}")
+    print_next(f"tritonserver --model-repository {folder}")

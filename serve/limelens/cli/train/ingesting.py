@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import TextColumn
 
 from limelens.cli.options.output_options import writable_folder
-from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json
+from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json, print_next
 from limelens.serve.redaction import image_address
 from limelens.serve.wording import counted
 
@@ -118,7 +118,7 @@ def _print_ingestion(report: Mapping[str, Any]) -> None:
     if report["left_out"]:
         out.print(left_out)
     if not report["warnings"]:
-        out.print(f"Next: limelens train {escape(report['data'])}")
+        print_next(f"limelens train {report['data']}")
 
 
 class _Bar(Bar):

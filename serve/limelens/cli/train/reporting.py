@@ -12,6 +12,7 @@ from rich.table import Table
 
 from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
 from limelens.cli.options.output_options import writable_file
+from limelens.cli.terminal.folding import Folded
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
 from limelens.serve.wording import counted
 
@@ -181,13 +182,13 @@ def _print_suspects(inspection: Inspection) -> None:
     out.print(f"Labels that look wrong: {len(inspection.suspects)} ({_judge(inspection)}{weak})")
     table = Table(box=None, pad_edge=False)
     for column in ("image", "given", "looks like"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     table.add_column("quality", justify="right")
     for suspect in inspection.suspects[:_MOST_SHOWN]:
         table.add_row(
-            escape(_short(suspect.place.path, inspection)),
-            escape(", ".join(suspect.place.labels) or "none"),
-            escape(", ".join(suspect.suggested) or "none"),
+            Folded(escape(_short(suspect.place.path, inspection))),
+            Folded(escape(", ".join(suspect.place.labels) or "none")),
+            Folded(escape(", ".join(suspect.suggested) or "none")),
             f"{suspect.score:.4f}",
         )
     out.print(table)

@@ -16,7 +16,7 @@ from rich.progress import TextColumn
 
 from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
 from limelens.cli.options.output_options import writable_file, writable_folder
-from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json
+from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json, print_next
 from limelens.cli.train.evaluating import print_metrics
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import counted
@@ -347,7 +347,7 @@ def _print_verdict(report: Mapping[str, Any]) -> None:
         for step in verdict["advice"]:
             out.print(f"  - {escape(step)}")
     if verdict["better_than_guessing"]:
-        out.print(f"Next: limelens export {escape(report['run'])} --name NAME")
+        print_next(f"limelens export {report['run']} --name NAME")
 
 
 class TrainingBar(Bar):
