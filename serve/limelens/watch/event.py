@@ -148,12 +148,16 @@ class EventExplanation:
         reason: Why there is none; else empty.
         overlay_png: The frame with the strongest segments, with label, camera and time in it;
             empty if there is none.
+        title: What is written in it: the label, and whom it is about.
+        jpeg: The frame as it was sent, to draw another overlay; empty if it was not kept.
     """
 
     event_id: str
     explanation: ServedExplanation | None
     reason: str = ""
     overlay_png: bytes = field(default=b"", repr=False)
+    title: str = ""
+    jpeg: bytes = field(default=b"", repr=False)
 
 
 def new_event_id() -> str:

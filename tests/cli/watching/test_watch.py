@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.cli.test_camera import save_video
+from tests.detectors import save_detector
 from tests.filming import GREEN, RED, FilmedCamera, filming
 from tests.waiting import until
 
@@ -442,6 +443,25 @@ def test_a_record_does_not_go_on_where_watching_was_killed(
     between = states.index(("clear", "green")) + 1
     assert states[between : between + 2] == [("unknown", "off"), ("unknown", "starting")]
     assert listed()["events"][0]["detail"] == "watching was ended"
+
+
+@pytest.mark.ci
+def test_with_blurred_faces_an_alert_has_an_overlay_that_was_drawn_here(
+    watching: Watch, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = start_server(face_detector=str(save_detector(tmp_path / "detector")))
+    with filming(RED) as camera:
+        text = ONE.format(server=server.address, source=camera.url)
+        one = watching(text + '[record]\npath = "record"\nblur_faces = true\n')
+        one.wait_for("door", "alert", "red")
+        with Record(tmp_path / "record") as record:
+            until(lambda: any(e.has_overlay for e in record.list().events))
+            (alerted,) = record.list(EventFilter(labels=("red",))).events
+            overlay = record.overlay(alerted.id)
+            assert overlay is not None
+            assert overlay.data.startswith(b"\x89PNG")
+            assert not alerted.has_frame
+        assert one.stop() == 0
 
 
 def test_outside_its_schedule_a_camera_is_off_and_nothing_is_sent(

@@ -17,12 +17,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from tests.waiting import until
-from tests.watch.record.made import PATIENCE_S, alert, explanation, lost
+from tests.watch.record.made import PATIENCE_S, alert, explanation, jpeg, lost
 
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.decisions.decision import Decision, FacePrediction, Prediction
 from limelens.serve.errors import LimelensError
 from limelens.serve.image import Region, read_image
+from limelens.serve.tools.faces.redrawing import draw_overlay
 from limelens.watch.event import EventType, document
 from limelens.watch.record import (
     EventFilter,
@@ -31,6 +32,7 @@ from limelens.watch.record import (
     RecordError,
     UnknownEventError,
 )
+from limelens.watch.record.caption import captioned
 from limelens.watch.record.writer import RecordWriter
 
 Start = Callable[..., RecordWriter]
@@ -113,6 +115,34 @@ def test_faces_are_blurred_before_anything_is_kept(start: Start, folder: Path) -
         assert record.explanation(event.id) is not None
 
 
+def test_an_overlay_is_drawn_anew_on_blurred_faces(start: Start, folder: Path) -> None:
+    grey = np.full((48, 48, 3), 128, np.uint8)
+    writer = start(blur=lambda pixels: np.full_like(pixels, 128), blur_faces=True)
+    explained, cleared = alert(), alert(state=CameraState.CLEAR)
+    for event in (explained, cleared):
+        writer.put(event)
+        # What is drawn on the frame as it was must not be kept.
+        writer.explain(
+            explanation(event.id, overlay_png=b"faces", title="bare 0.90", jpeg=jpeg(48, 48))
+        )
+    assert writer.flush(PATIENCE_S)
+    with Record(folder) as record:
+        until(lambda: record.get(explained.id).has_overlay)
+        kept = record.overlay(explained.id)
+    writer.close(PATIENCE_S)
+    assert kept is not None
+    found = explanation(explained.id).explanation
+    assert found is not None
+    file = io.BytesIO()
+    Image.fromarray(draw_overlay(grey, found, found.explanations[0])).save(file, "PNG")
+    expected = captioned(file.getvalue(), "bare 0.90", explained.camera_id, explained.time)
+    assert kept.data == expected
+    with Record(folder) as record:
+        assert not record.get(cleared.id).has_overlay
+        assert record.frame(explained.id) is None
+    assert [path.stem for path in (folder / "overlays").iterdir()] == [explained.id]
+
+
 def test_without_faces_found_no_image_is_kept_and_the_event_is(start: Start, folder: Path) -> None:
     def blur(_: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise LimelensError("no detector")
@@ -122,8 +152,12 @@ def test_without_faces_found_no_image_is_kept_and_the_event_is(start: Start, fol
     writer.put(event)
     assert writer.flush(PATIENCE_S)
     until(lambda: "no detector" in writer.problem)
+    writer.explain(explanation(event.id, jpeg=jpeg(48, 48)))
+    assert writer.flush(PATIENCE_S)
+    until(lambda: "overlays are not kept: no detector" in writer.problem)
     with Record(folder) as record:
         assert not record.get(event.id).has_frame
+        assert not record.get(event.id).has_overlay
     with pytest.raises(RecordError, match="face detector"):
         start(blur_faces=True)
 

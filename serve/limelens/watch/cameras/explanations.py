@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from limelens.serve.client.results import ChangeExplanation
-from limelens.watch.cameras.caption import captioned
 from limelens.watch.event import Event, EventExplanation
+from limelens.watch.record.caption import captioned
 
 _MAX_WAITING: Final = 64
 
@@ -70,9 +70,12 @@ def explanation_of(explained: Explained) -> EventExplanation:
             event.id, None, explained.reason or (change.reason if change else "")
         )
     one = change.explanation.explanations[0]
+    who = "" if event.person is None else f"   person {event.person}"
+    title = f"{one.label} {one.probability:.2f}{who}"
     overlay = b""
     if one.overlay_png:
-        who = "" if event.person is None else f"   person {event.person}"
-        label = f"{one.label} {one.probability:.2f}{who}"
-        overlay = captioned(one.overlay_png, label, event.camera_id, event.time)
-    return EventExplanation(event.id, change.explanation, overlay_png=overlay)
+        overlay = captioned(one.overlay_png, title, event.camera_id, event.time)
+    jpeg = b"" if event.evidence is None else event.evidence.jpeg
+    return EventExplanation(
+        event.id, change.explanation, overlay_png=overlay, title=title, jpeg=jpeg
+    )

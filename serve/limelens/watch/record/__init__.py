@@ -2,6 +2,7 @@
 
     writer       RecordWriter: the sink, a thread with a bounded queue     for the cameras
       backlog    what waits
+      images     what is kept of a frame; caption: what stands below an overlay
       batch      one transaction; storing: one event in it
       presence   who writes, and what one that was killed left standing
       retention  removes what is too old or too much

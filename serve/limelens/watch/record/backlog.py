@@ -157,7 +157,7 @@ def _image_bytes(item: Item) -> int:
     if isinstance(item, Event):
         return 0 if item.evidence is None else len(item.evidence.jpeg)
     segments = 0 if item.explanation is None else len(item.explanation.segments_png)
-    return len(item.overlay_png) + segments
+    return len(item.overlay_png) + len(item.jpeg) + segments
 
 
 def _without_image(item: Item) -> Item:
@@ -168,5 +168,6 @@ def _without_image(item: Item) -> Item:
     return replace(
         item,
         overlay_png=b"",
+        jpeg=b"",
         explanation=None if found is None else replace(found, segments_png=b""),
     )

@@ -10,6 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,12 +19,12 @@ from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.errors import LimelensError
 from limelens.serve.files import sync_folder
 from limelens.serve.wording import first_line
-from limelens.watch.event import Event
+from limelens.watch.event import Event, EventExplanation
 from limelens.watch.record.backlog import Item, Lost
 from limelens.watch.record.database import OVERLAYS, transaction
-from limelens.watch.record.documents import to_ms
+from limelens.watch.record.documents import from_ms, to_ms
 from limelens.watch.record.errors import DiskFullError, RecordError
-from limelens.watch.record.images import Blur, images_of, wants_images
+from limelens.watch.record.images import Blur, blurred_overlay, images_of, wants_images
 from limelens.watch.record.recorded import RecordedImage
 from limelens.watch.record.settings import RecordSettings
 from limelens.watch.record.storing import (
@@ -143,6 +144,42 @@ class BatchRecorder:
                 store_image(connection, event.id, kind, image)
         self._problem = ""
 
+    def store_blurred_overlay(
+        self, connection: sqlite3.Connection, one: EventExplanation, blur: Blur
+    ) -> None:
+        """Stores the overlay of a recorded alert on blurred faces, if it can be made.
+
+        Raises:
+            DiskFullError: There is no room.
+            sqlite3.Error: From SQLite.
+        """
+        row = connection.execute(
+            "SELECT camera_id, time_ms FROM events WHERE id = ? AND state = ? "
+            "AND number NOT IN (SELECT event FROM overlays)",
+            (one.event_id, CameraState.ALERT),
+        ).fetchone()
+        if row is None:
+            return
+        try:
+            png = blurred_overlay(one, blur, row[0], from_ms(row[1]))
+        except Exception as error:
+            # As of other images.
+            self._lose_image(f"overlays are not kept: {first_line(error)}")
+            self._count_losses()
+            return
+        if png is None:
+            return
+        path = self._write_overlay(one.event_id, png)
+        if path is not None:
+            sync_folder(self._folder / OVERLAYS)
+            try:
+                with transaction(connection):
+                    store_overlay(connection, replace(one, overlay_png=png))
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        self._count_losses()
+
     def _images(self, event: Event) -> list[tuple[str, RecordedImage]]:
         # Images with faces to blur come later, so that no event waits for a server.
         if self._settings.blur_faces or not wants_images(self._settings, event):
@@ -170,23 +207,36 @@ class BatchRecorder:
             if state != CameraState.ALERT:
                 continue
             try:
-                path = overlay_path(self._folder, item.event_id)
-                write_new(path, item.overlay_png)
-            except RecordError:  # no event can have that id
-                continue
-            except OSError as error:
-                if error.errno in _FULL:
-                    for file in written.values():
-                        file.unlink(missing_ok=True)
-                    raise DiskFullError(f"{self._folder}: the disk is full") from error
-                # An event is worth more than its overlay: recording goes on without it.
-                self._lose_image(f"overlays cannot be written: {error.strerror or error}")
-            else:
+                path = self._write_overlay(item.event_id, item.overlay_png)
+            except DiskFullError:
+                for file in written.values():
+                    file.unlink(missing_ok=True)
+                raise
+            if path is not None:
                 written[item.event_id] = path
-                self._problem = ""
         if written:
             sync_folder(self._folder / OVERLAYS)
         return written
+
+    def _write_overlay(self, event_id: str, png: bytes) -> Path | None:
+        """Writes an overlay's file; returns None if that failed, which is counted.
+
+        Raises:
+            DiskFullError: There is no room.
+        """
+        try:
+            path = overlay_path(self._folder, event_id)
+            write_new(path, png)
+        except RecordError:  # no event can have that id
+            return None
+        except OSError as error:
+            if error.errno in _FULL:
+                raise DiskFullError(f"{self._folder}: the disk is full") from error
+            # An event is worth more than its overlay: recording goes on without it.
+            self._lose_image(f"overlays cannot be written: {error.strerror or error}")
+            return None
+        self._problem = ""
+        return path
 
     def _lose_image(self, problem: str) -> None:
         self._losses.append((0, 1, problem))

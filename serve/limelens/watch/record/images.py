@@ -1,4 +1,4 @@
-"""The images of an event that the record keeps: a thumbnail, the frame, or neither.
+"""The images of an event that the record keeps: a thumbnail, the frame, an overlay, or none.
 
 It knows settings and pixels; what finds the faces to blur is handed in.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from PIL import Image
 
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.image import read_image
-from limelens.watch.event import Event, EventType
+from limelens.watch.event import Event, EventExplanation, EventType
 from limelens.watch.record.recorded import RecordedImage
 from limelens.watch.record.settings import RecordSettings
 
@@ -53,6 +54,38 @@ def images_of(
         small = Image.fromarray(pixels)
         small.thumbnail((settings.thumbnail_px, settings.thumbnail_px))
         yield "thumbnail", RecordedImage(_jpeg(small), is_blurred=blur is not None)
+
+
+def blurred_overlay(
+    one: EventExplanation, blur: Blur, camera_id: str, at: datetime
+) -> bytes | None:
+    """The overlay of an explanation on its frame with faces blurred, as a PNG.
+
+    Faces are blurred first: under the colours they would not be found.
+
+    Args:
+        one: The explanation.
+        blur: Blurs faces.
+        camera_id: The event's.
+        at: Of the event.
+
+    Returns:
+        None if there is nothing to draw, or nothing to draw it on.
+
+    Raises:
+        LimelensError: The frame cannot be read, faces cannot be found, or segments do not fit.
+    """
+    found = one.explanation
+    if found is None or not found.explanations or not found.segments_png or not one.jpeg:
+        return None
+    # Loaded only here: whoever reads a record draws nothing.
+    from limelens.serve.tools.faces.redrawing import draw_overlay
+    from limelens.watch.record.caption import captioned
+
+    drawn = draw_overlay(blur(read_image(one.jpeg)), found, found.explanations[0])
+    file = io.BytesIO()
+    Image.fromarray(drawn).save(file, "PNG")
+    return captioned(file.getvalue(), one.title, camera_id, at)
 
 
 def _wants_frame(settings: RecordSettings, event: Event) -> bool:

@@ -33,8 +33,7 @@ class RecordSettings(BaseModel):
     )
     blur_faces: bool = Field(
         default=False,
-        description="Blur every face in thumbnails and frames before they are kept; overlays are "
-        "then not kept.",
+        description="Blur every face in thumbnails, frames and overlays before they are kept.",
     )
     thumbnail_px: int = Field(
         default=160, ge=32, le=640, description="The longer side of a thumbnail, in pixels."

@@ -79,7 +79,7 @@ class RecordWriter:
         self._retry_s = retry_s
         self._backlog = Backlog()
         self._batches = BatchRecorder(settings, self._folder, self._backlog.lose)
-        self._to_blur: deque[Event] = deque()
+        self._to_blur: deque[Item] = deque()
         self._problem = ""
         self._retention_problem = ""
         self._said = ("", 0.0)
@@ -111,6 +111,11 @@ class RecordWriter:
 
     def explain(self, explanation: EventExplanation) -> None:
         """Takes the explanation of an earlier event."""
+        # What is not needed must not fill the memory.
+        if self._blur is not None:
+            explanation = replace(explanation, overlay_png=b"")
+        if self._blur is None or not self._settings.overlays:
+            explanation = replace(explanation, jpeg=b"")
         found = explanation.explanation
         if found is not None:
             # What is drawn in it is in the overlay too, and would fill the memory.
@@ -203,7 +208,11 @@ class RecordWriter:
             self._record(connection, items)
         elif self._to_blur:
             assert self._blur is not None  # or there would be none
-            self._batches.store_images(connection, self._to_blur[0], self._blur)
+            one = self._to_blur[0]
+            if isinstance(one, Event):
+                self._batches.store_images(connection, one, self._blur)
+            else:
+                self._batches.store_blurred_overlay(connection, one, self._blur)
             self._to_blur.popleft()
         elif is_closed:
             return False
@@ -227,11 +236,16 @@ class RecordWriter:
         if self._blur is None:
             return
         for item in items:
-            if isinstance(item, Event) and wants_images(self._settings, item):
+            if self._has_to_blur(item):
                 self._to_blur.append(item)
                 if len(self._to_blur) > _MAX_TO_BLUR:
                     self._to_blur.popleft()
                     self._backlog.lose(0, 1, "too many images wait until faces are blurred")
+
+    def _has_to_blur(self, item: Item) -> bool:
+        if isinstance(item, Event):
+            return wants_images(self._settings, item)
+        return bool(item.jpeg)
 
     def _sign(self, connection: sqlite3.Connection) -> None:
         with transaction(connection):
