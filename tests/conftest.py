@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from tests.waiting import PATIENCE_S
 
 from limelens.serve.bundle import Golden, Metadata, Task
 from limelens.serve.image import ResizeMode, ResizeRule
@@ -197,7 +198,7 @@ class RunningServer:
 
     def call(self, coroutine: Any) -> Any:
         """Runs a coroutine on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(2 * PATIENCE_S)
 
     def engine(self, name: str = "") -> Any:
         """The engine that runs a model."""
@@ -230,7 +231,7 @@ class RunningServer:
         for channel in self._channels:
             channel.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         self.loop.close()
 
     def _run(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PATIENCE_S = 60.0
@@ -42,6 +42,22 @@ async def until_async(condition: Callable[[], Any], timeout_s: float = PATIENCE_
         assert time.monotonic() - began < timeout_s, f"not so after {timeout_s:g} s"
         await asyncio.sleep(_POLL_S)
     return time.monotonic() - began
+
+
+def ever_longer(seconds: float) -> Iterator[float]:
+    """Times within which something has to happen that a busy machine may be too late for.
+
+    A test goes on to the next where the machine was too late, and ends the loop where it was not.
+
+    Args:
+        seconds: The first and shortest.
+
+    Raises:
+        AssertionError: Even the longest was too short.
+    """
+    for factor in (1, 4, 16, 64):
+        yield seconds * factor
+    raise AssertionError(f"not even within {64 * seconds:g} s")
 
 
 def slow_by(seconds: float) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.bulk.collection import BAD, GOOD, write_images
 from tests.bulk.sizes import SizeWork, plan_of, write_image
+from tests.ports import free_port
 from tests.waiting import until
 
 pytest.importorskip("ray")
@@ -80,12 +80,6 @@ def test_an_address_without_a_cluster_is_refused_at_once(
         ray_session(address, 1, tmp_path / "ray"),
     ):
         pass
-
-
-def free_port() -> int:
-    with socket.create_server((HERE, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.fetched import wheel
 from tests.deploy.schemas import missing
-from tests.serve.rpc.test_server import free_port
+from tests.ports import free_port
 from tests.waiting import until
 
 from limelens.serve import Client

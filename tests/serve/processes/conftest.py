@@ -24,8 +24,8 @@ from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2
 
 _PATIENCE_S = 60.0
-_CHANNELS = 12
-"""That all of them lead to the same of two workers has a chance of one in two thousand."""
+CHANNELS = 30
+"""That all of them lead to the same of two workers has a chance of one in five hundred million."""
 
 
 def request_of(colour: tuple[int, int, int], **fields: Any) -> service_pb2.ClassifyRequest:
@@ -70,7 +70,7 @@ class Fleet(ServerProcess):
     def stub(self) -> Any:
         return service_grpc.ClassifierServiceStub(self.channel())  # type: ignore[no-untyped-call]
 
-    def stubs(self, count: int = _CHANNELS) -> list[Any]:
+    def stubs(self, count: int = CHANNELS) -> list[Any]:
         """On connections of their own, so that they reach every worker."""
         return [self.stub() for _ in range(count)]
 
@@ -152,7 +152,7 @@ class Load:
             began = time.monotonic()
             version, code = 0, None
             try:
-                reply = stub.Classify(GREEN, timeout=30, wait_for_ready=False)
+                reply = stub.Classify(GREEN, timeout=60, wait_for_ready=False)
             except grpc.RpcError as error:
                 code = error.code()
                 slow_by(0.02)

@@ -18,7 +18,16 @@ from benchmarks.traffic import ServerProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from tests.detectors import frame_of, save_detector
-from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive, run_to_its_end
+from tests.ports import free_port
+from tests.serve.processes.conftest import (
+    CHANNELS,
+    GREEN,
+    RED,
+    Fleet,
+    Load,
+    is_alive,
+    run_to_its_end,
+)
 from tests.waiting import until
 
 from limelens.inference import inference_service_pb2 as inference_pb2
@@ -71,6 +80,7 @@ def test_no_call_is_lost_when_the_server_goes_down(fleet: Callable[..., Fleet]) 
         load.more()
         signalled_at = server.send_signal(signal.SIGTERM)
         assert server.end() == (0, "")
+        until(lambda: load.codes)
     assert load.codes == {grpc.StatusCode.UNAVAILABLE}
     assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
 
@@ -82,7 +92,7 @@ def test_every_process_reports_health_and_none_serves_while_stopping(
     server = fleet("--health-listen", "127.0.0.1:0")
     serving = health_pb2.HealthCheckResponse.SERVING
     watching = []
-    for channel in [server.channel() for _ in range(12)]:
+    for channel in [server.channel() for _ in range(CHANNELS)]:
         watching.append(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
         assert next(watching[-1]).status == serving
     server.send_signal(signal.SIGTERM)
@@ -106,7 +116,7 @@ def test_ctrl_c_of_a_terminal_drains_and_a_second_one_ends_at_once(
     server.send_signal(signal.SIGINT)
     until(lambda: not _accepts(server.address))
     server.send_signal(signal.SIGINT)
-    server.process.wait(20)
+    server.process.wait(60)
     until(lambda: not any(map(is_alive, workers)))
     call.cancel()
 
@@ -201,7 +211,7 @@ def test_metrics_of_all_are_one_page_and_count_every_call(
 ) -> None:
     import urllib.request
 
-    http = f"127.0.0.1:{_free_port()}"
+    http = f"127.0.0.1:{free_port()}"
     index = red_index(one_model / "colours" / "1", tmp_path)
     server = fleet("--http", http, "--drift-reference", str(index), "--drift-every-s", "0")
 
@@ -253,13 +263,6 @@ def test_metrics_of_all_are_one_page_and_count_every_call(
 
 def _rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.mark.ci

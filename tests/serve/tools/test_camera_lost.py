@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 from PIL import Image
 from tests.cameras.mjpeg_camera import GREEN, RED, MjpegCamera, jpeg
 from tests.cameras.rtsp_camera import RtspCamera
+from tests.ports import free_port
 from tests.waiting import until
 
 from limelens.serve.tools.camera import LossReason, Source, SourceError, open_source
@@ -57,12 +57,6 @@ def jpeg_colour(encoded: bytes) -> str:
     with Image.open(io.BytesIO(encoded)) as image:
         red, green, _ = np.asarray(image.convert("RGB")).reshape(-1, 3).mean(axis=0)
     return "green" if green > red else "red"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.mark.ci
@@ -173,7 +167,8 @@ def test_a_frozen_mjpeg_camera_yields_nothing_until_it_goes_on(told: Told) -> No
         until(lambda: told.news == ["frozen"])
         camera.colour = GREEN
         assert next(frames).image
-    assert told.news == ["frozen", "back"]
+    # It shows one colour again: on a busy machine it may freeze once more before it is closed.
+    assert told.news[:2] == ["frozen", "back"]
 
 
 def test_files_never_freeze(told: Told, tmp_path: Path) -> None:

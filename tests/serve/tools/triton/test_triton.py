@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.ports import free_port
 from tests.waiting import until
 
 from limelens.serve.bundle import read_metadata
@@ -54,18 +54,10 @@ pytestmark = [
 ]
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def address(exported: tuple[Path, Path], tmp_path_factory: Any) -> Iterator[str]:
     """A Triton server of the repository that was written."""
-    http, grpc = free_ports(2)
+    http, grpc = free_port(), free_port()
     log = tmp_path_factory.mktemp("log") / "triton.log"
     options = {"model-repository": exported[1], "http-port": http, "grpc-port": grpc}
     given = [f"--{name}={value}" for name, value in options.items()]
