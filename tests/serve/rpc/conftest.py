@@ -31,7 +31,7 @@ class Gate:
         self.opened.clear()
         started = [start() for _ in range(num_workers)]
         for _ in started:
-            assert self.entered.acquire(timeout=30)
+            assert self.entered.acquire(timeout=60)
         return started
 
 
@@ -43,7 +43,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
         def wait(self: Bundle, images: np.ndarray) -> Any:
             if not gate.opened.is_set():
                 gate.entered.release()
-                assert gate.opened.wait(60)
+                assert gate.opened.wait(120)
             return run(self, images)
 
         return wait
@@ -57,12 +57,22 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Makes runs of many images take 50 ms, and notes when they began."""
+    return _slowed_by(0.05, monkeypatch)
+
+
+@pytest.fixture
+def crawling(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The same with 250 ms, for explanations that are not to come to their end."""
+    return _slowed_by(0.25, monkeypatch)
+
+
+def _slowed_by(seconds: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     predict, began = Bundle.predict, []
 
     def slowly(self: Bundle, images: np.ndarray) -> np.ndarray:
         if len(images) > 1:
             began.append(time.monotonic())
-            slow_by(0.05)
+            slow_by(seconds)
         return predict(self, images)
 
     monkeypatch.setattr(Bundle, "predict", slowly)
@@ -104,6 +114,6 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.RpcError, dict[str, Any]]:
 
 
 MANY = 10_000
-"""Samples of an explanation that would take fifteen seconds on a slow model."""
+"""Samples of an explanation that would take half a minute and more on a crawling model."""
 FAR_FROM_ALL = MANY / 32 / 2
 """Runs of the model; an explanation that is stopped soon has fewer."""

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.serve.rpc.conftest import Gate, refused
-from tests.waiting import until
+from tests.waiting import ever_longer, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle, Task
@@ -53,6 +53,7 @@ def png(pixels: np.ndarray) -> bytes:
 def test_images_are_classified_in_their_order(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "blue.png"
     path.write_bytes(png(BLUE))
+    began = time.monotonic()
     found = client.classify([RED, png(GREEN), path, str(path)], embedding=True)
     assert [one.label for one in found] == ["red", "green", "blue", "blue"]
     assert [one.alert for one in found] == [True, False, False, False]
@@ -60,7 +61,7 @@ def test_images_are_classified_in_their_order(client: Client, tmp_path: Path) ->
     assert found.model.provider == "CPUExecutionProvider"
     assert found[0].embedding == pytest.approx((1, 0, 0), abs=1e-5)
     assert found[0].decision is Decision.LABEL
-    assert 0 < found.timings_ms.total < 5000
+    assert 0 < found.timings_ms.total <= 1000 * (time.monotonic() - began)
 
 
 def test_one_image_needs_no_list(client: Client) -> None:
@@ -270,18 +271,22 @@ def test_too_much_metadata_is_refused(server: Any) -> None:
 def test_images_past_their_deadline_never_run(server: Any, client: Client, gate: Gate) -> None:
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
         first = gate.close(lambda: pool.submit(client.classify, RED))
-        late = [pool.submit(client.classify, BLUE, timeout_s=0.2) for _ in range(30)]
-        for future in late:
-            with pytest.raises(ExpiredError):
-                future.result()
-        # The server's clock of a call begins later than the client's.
-        until(lambda: num_waiting(server) == 0)
+        for timeout_s in ever_longer(0.2):
+            late = [pool.submit(client.classify, BLUE, timeout_s=timeout_s) for _ in range(30)]
+            for future in late:
+                with pytest.raises(ExpiredError):
+                    future.result()
+            # The server's clock of a call begins later than the client's.
+            until(lambda: server.server.open_calls.count == len(first))
+            if server.engine().num_queued:  # calls may expire before they reach a busy server
+                break
+        assert num_waiting(server) == 0
         gate.opened.set()
         assert [future.result()[0].label for future in first] == ["red", "red"]
     assert client.classify(GREEN)[0].label == "green"
     counts = server.counts()
     assert counts.run == 3
-    assert 0 < counts.dropped <= 30  # a call may expire before it reaches a busy server
+    assert 0 < counts.dropped <= 30
 
 
 def num_waiting(server: Any) -> int:
@@ -389,12 +394,12 @@ def test_waiting_images_are_held_once(start_server: Callable[..., Any], gate: Ga
     with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
         try:
             until(lambda: engine.num_waiting == 9)  # one is being worked on
-            time.sleep(0.2)
-            grown = memory() - before
+            # What was needed to receive the last of them may be freed a little later.
+            until(lambda: memory() - before < 2.3 * 10 * 12 * 2**20)
+            assert engine.num_waiting == 9
         finally:
             client.kill()
             gate.opened.set()
-    assert grown < 2.3 * 10 * 12 * 2**20
 
 
 def test_calls_at_a_time_are_bounded(start_server: Callable[..., Any]) -> None:

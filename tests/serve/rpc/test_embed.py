@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.serve.rpc.conftest import Gate, refused
-from tests.waiting import until
+from tests.waiting import ever_longer, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import load_bundle
@@ -58,6 +59,7 @@ def asked(
 def test_images_of_every_kind_become_vectors_in_their_order(asked: Client, tmp_path: Path) -> None:
     path = tmp_path / "teal.png"
     path.write_bytes(png(TEAL))
+    began = time.monotonic()
     found = asked.embed([RED, png(BLACK), path, str(path)])
     assert found.vectors.dtype == np.float32
     # The test's model embeds an image as its mean colour.
@@ -66,7 +68,7 @@ def test_images_of_every_kind_become_vectors_in_their_order(asked: Client, tmp_p
     assert len(found) == 4
     assert (found.model.name, found.model.version) == ("colours", 1)
     assert found.model.provider == "CPUExecutionProvider"
-    assert 0 < found.timings_ms.total < 5000
+    assert 0 < found.timings_ms.total <= 1000 * (time.monotonic() - began)
     assert asked.embed(RED).vectors.shape == (1, 3)
 
 
@@ -196,8 +198,12 @@ def test_images_past_their_deadline_never_run(start_server: Callable[..., Any], 
         lambda: stub.Embed.future(service_pb2.EmbedRequest(images=[image()])), num_workers=1
     )
     with Client(server.address, max_attempts=1) as client:
-        with pytest.raises(ExpiredError):
-            client.embed([RED] * 5, timeout_s=1.5)  # long enough to reach a busy server
+        for timeout_s in ever_longer(0.5):
+            with pytest.raises(ExpiredError):
+                client.embed([RED] * 5, timeout_s=timeout_s)
+            until(lambda: server.server.open_calls.count == 1)
+            if server.engine().num_queued:  # it may expire before it reaches a busy server
+                break
         gate.opened.set()
         assert len(first.result().embeddings) == 1
         assert client.embed(RED).vectors.shape == (1, 3)

@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serve.rpc.conftest import FAR_FROM_ALL, MANY
-from tests.waiting import until
+from tests.serve.rpc.conftest import FAR_FROM_ALL, MANY, Gate
+from tests.waiting import slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.client.in_process import local_client
@@ -105,7 +105,7 @@ def test_a_slow_reader_still_gets_the_last_message(
 
 
 def test_a_cancelled_stream_stops_soon_and_leaves_nothing(
-    start_server: Callable[..., Any], slow: list[float]
+    start_server: Callable[..., Any], crawling: list[float]
 ) -> None:
     server = start_server(service=ServiceSettings(max_explanations=1, max_waiting_explanations=0))
     stub = server.stub()
@@ -113,33 +113,35 @@ def test_a_cancelled_stream_stops_soon_and_leaves_nothing(
     assert not next(call).final
     call.cancel()
     until(lambda: server.service.explainer.num_open == 0)
-    assert len(slow) < FAR_FROM_ALL
+    assert len(crawling) < FAR_FROM_ALL
     # Its place is free: with none to wait in, this would be refused.
     assert stub.Explain(request(num_samples=50)).num_samples == 50
 
 
 def test_closing_the_iterator_stops_the_work(
-    asked: Client, until_idle: Callable[[], float], slow: list[float]
+    asked: Client, until_idle: Callable[[], float], crawling: list[float]
 ) -> None:
     updates = asked.explain_stream(scene(), num_samples=MANY, **OPTIONS)
     assert not next(updates).is_final
     updates.close()
     until_idle()
-    assert len(slow) < FAR_FROM_ALL
+    assert len(crawling) < FAR_FROM_ALL
 
 
 def test_past_its_deadline_a_stream_ends_soon(
-    client: Client, until_idle: Callable[[], float], slow: list[float]
+    client: Client, until_idle: Callable[[], float], crawling: list[float]
 ) -> None:
     updates = client.explain_stream(scene(), num_samples=MANY, timeout_s=1.5, **OPTIONS)
     with pytest.raises(ExpiredError):
         list(updates)
     until_idle()
-    assert len(slow) < FAR_FROM_ALL
+    assert len(crawling) < FAR_FROM_ALL
     assert client.explain(scene(), num_samples=50, **OPTIONS).explanations
 
 
-def test_streams_count_as_explanations(start_server: Callable[..., Any], slow: list[float]) -> None:
+def test_streams_count_as_explanations(
+    start_server: Callable[..., Any], crawling: list[float]
+) -> None:
     server = start_server(service=ServiceSettings(max_explanations=1, max_waiting_explanations=0))
     with Client(server.address, max_attempts=1) as client:
         updates = client.explain_stream(scene(), num_samples=MANY, **OPTIONS)
@@ -150,11 +152,11 @@ def test_streams_count_as_explanations(start_server: Callable[..., Any], slow: l
             next(client.explain_stream(scene(), **OPTIONS))
         assert client.classify(scene())[0].label == "red"
         updates.close()
-    assert slow
+    assert crawling
 
 
 def test_a_server_that_stops_ends_its_streams(
-    start_server: Callable[..., Any], slow: list[float]
+    start_server: Callable[..., Any], crawling: list[float]
 ) -> None:
     server = start_server()
     call = server.stub().ExplainStream(request(num_samples=MANY))
@@ -163,7 +165,7 @@ def test_a_server_that_stops_ends_its_streams(
     with pytest.raises(grpc.RpcError):
         list(call)
     assert server.service.explainer.num_open == 0
-    assert len(slow) < FAR_FROM_ALL
+    assert len(crawling) < FAR_FROM_ALL
 
 
 @pytest.mark.parametrize(
@@ -188,29 +190,34 @@ def test_an_image_that_cannot_be_read_is_named(asked: Client) -> None:
 
 
 def test_the_best_explanation_in_some_time_comes_in_that_time(
-    asked: Client, slow: list[float]
+    asked: Client, crawling: list[float]
 ) -> None:
     began = time.monotonic()
     found = asked.explain(scene(), num_samples=MANY, deadline_ms=400, **OPTIONS)
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 30  # all of them take longer
     assert 32 <= found.num_samples < MANY
     assert any("deadline of 400 ms passed" in warning for warning in found.warnings)
     assert found.explanations[0].label == "red"
-    num_calls = len(slow)
+    num_calls = len(crawling)
     last = list(asked.explain_stream(scene(), num_samples=MANY, deadline_ms=400, **OPTIONS))[-1]
     assert last.is_final
     assert 32 <= last.num_samples < last.max_samples == MANY
-    assert len(slow) > num_calls
+    assert len(crawling) > num_calls
 
 
 def test_time_spent_waiting_counts_against_the_deadline(
-    start_server: Callable[..., Any], slow: list[float]
+    start_server: Callable[..., Any], gate: Gate
 ) -> None:
     server = start_server(service=ServiceSettings(max_explanations=1))
     stub = server.stub()
+    gate.opened.clear()
     running = stub.Explain.future(request(num_samples=1600))
-    until(lambda: slow)
-    found = stub.Explain(request(num_samples=1600, deadline_ms=300))
+    assert gate.entered.acquire(timeout=60)
+    waiting = stub.Explain.future(request(num_samples=1600, deadline_ms=300))
+    until(lambda: server.service.explainer.num_open == 2)
+    slow_by(0.4)
+    gate.opened.set()
+    found = waiting.result()
     assert running.result().num_samples == 1600
     assert found.num_samples == 32
     assert any("deadline of 300 ms passed after 32 of 1600" in one for one in found.warnings)

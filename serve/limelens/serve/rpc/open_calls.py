@@ -13,8 +13,8 @@ from typing import Any, Final
 # not know, then refuses, and stops after some polls without a call. It counts polls and not
 # seconds: on a busy machine polls take longer, and so do calls on their way.
 _POLL_S: Final = 0.015
-_ACCEPTING_POLLS: Final = 20
-_QUIET_POLLS: Final = 10
+ACCEPTING_POLLS: Final = 20
+QUIET_POLLS: Final = 10
 
 
 class OpenCalls:
@@ -49,12 +49,12 @@ class OpenCalls:
         """Accepts calls that are on their way, then refuses, until no more calls come."""
         ends_at = time.monotonic() + max_s
         polls = quiet = 0
-        while quiet < _QUIET_POLLS and time.monotonic() < ends_at:
+        while quiet < QUIET_POLLS and time.monotonic() < ends_at:
             last = self._last_arrival
             await asyncio.sleep(_POLL_S)
             polls += 1
             quiet = quiet + 1 if self._last_arrival == last else 0
-            self.is_refusing = polls >= _ACCEPTING_POLLS
+            self.is_refusing = polls >= ACCEPTING_POLLS
         self.is_refusing = True
 
     def _sent(self, _task: asyncio.Task[Any]) -> None:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
     from limelens.serve.observing.metrics import Metrics
 
-_MAX_DRAIN_S: Final = 3.0
+MAX_DRAIN_S: Final = 3.0
 _MAX_PROBES: Final = 64
 _MAX_PROBE_BYTES: Final = 64 * 1024
 _log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class Server:
         await self.health.stop()
         self.service.stop_streams()
         self.inference.stop()
-        await self.open_calls.drain(min(_MAX_DRAIN_S, grace_s))
+        await self.open_calls.drain(min(MAX_DRAIN_S, grace_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
                 await self.open_calls.none.wait()
