@@ -270,7 +270,7 @@ def test_text_output_has_label_alert_and_weights(limelens: Run, one_model: Path,
         (("classify", "x.png", "--model", "nowhere.onnx"), "nowhere.onnx: No such file"),
         (("classify", "{red}", "--server", "127.0.0.1:1"), "127.0.0.1:1"),
         (("explain", "{red}", "--model", "{model}", "--label", "pink"), "pink"),
-        (("explain", "{red}", "--model", "{model}", "--num-samples", "3"), "num_samples: 3"),
+        (("explain", "{red}", "--model", "{model}", "--num-samples", "3"), "--num-samples: 3"),
         (("explain", "gone.png", "--model", "{model}"), "gone.png: No such file or directory"),
     ],
 )

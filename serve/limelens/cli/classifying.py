@@ -254,8 +254,14 @@ def image_of(image: Path) -> Path | bytes:
 
 
 def of_image(error: LimelensError) -> str:
-    """The message for an image's error; the reason alone if the path is printed before it."""
-    if isinstance(error, InvalidRequestError) and error.field.startswith("images[0]"):
+    """The message for an image's error; the reason alone if the path is printed before it.
+
+    Raises:
+        InvalidRequestError: The error itself, if it is about an option and so of every image.
+    """
+    if isinstance(error, InvalidRequestError) and error.field:
+        if not error.field.startswith("images[0]"):
+            raise error
         return error.description
     if isinstance(error, UnreadableFileError):
         return str(error.strerror)

@@ -14,6 +14,8 @@ from rich.padding import Padding
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from limelens.cli.options.request_fields import naming_options
+
 _WIDEST: Final = 100
 _NAME, _HELP = 2, 6
 _KIND: Final = re.compile(r"<([^<>]*)>")
@@ -32,7 +34,12 @@ _KINDS: Final = {
 
 
 class Command(TyperCommand):
-    """A command whose help fits every terminal."""
+    """A command whose help fits every terminal, and whose errors name its options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        with naming_options({name for one in self.params for name in one.opts}):
+            return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the usage line, with arguments as IMAGE, [CONFIG] and [IMAGE...]."""
