@@ -8,11 +8,12 @@ import hashlib
 import ipaddress
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -240,8 +241,33 @@ class RunningServer:
 
 
 @pytest.fixture
-def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
-    """Starts servers that are stopped after the test; arguments as of `ServerConfig`."""
+def own_port() -> Iterator[Callable[[], int]]:
+    """Gives ports of loopback that are the test's own until its end, also while nobody listens.
+
+    The system gives a free port to whoever asks next, such as a test beside this one. A bound one
+    it gives to nobody, yet servers that set SO_REUSEADDR, as nearly all do, can listen on it by its
+    number. While none does, connections are refused.
+    """
+    with ExitStack() as held:
+
+        def take() -> int:
+            one = held.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            return port
+
+        yield take
+
+
+@pytest.fixture
+def start_server(
+    one_model: Path, own_port: Callable[[], int]
+) -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers that are stopped after the test; arguments as of `ServerConfig`.
+
+    Where one was stopped, another can be started.
+    """
     from limelens.serve.rpc.server import ServerConfig
 
     started: list[RunningServer] = []
@@ -250,7 +276,9 @@ def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
         # Without a watcher, unless a test is about it: tests change folders under servers.
         reload = "watch" if "reload_s" in settings else "request"
         settings = {"num_threads": 2, "reload": reload, **settings}
-        settings = {"listen": "127.0.0.1:0", "device": "cpu", "face_detector": "none", **settings}
+        settings = {"device": "cpu", "face_detector": "none", **settings}
+        if "listen" not in settings:
+            settings["listen"] = f"127.0.0.1:{own_port()}"
         started.append(RunningServer(ServerConfig(models=models or one_model, **settings)))
         return started[-1]
 
@@ -260,11 +288,14 @@ def start_server(one_model: Path) -> Iterator[Callable[..., RunningServer]]:
 
 
 @pytest.fixture
-def serve_process(one_model: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+def serve_process(
+    one_model: Path, own_port: Callable[[], int]
+) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
     """Starts servers in processes of their own, which can be stopped and killed, by address."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
+    def start(listen: str = "") -> tuple[subprocess.Popen[str], str]:
+        listen = listen or f"127.0.0.1:{own_port()}"
         started.append(
             subprocess.Popen(
                 [

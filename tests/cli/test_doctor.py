@@ -75,14 +75,6 @@ def silent_port() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-@pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-    return port
-
-
 def test_a_healthy_server_has_nothing_wrong(
     look: Run, limelens: Run, start_server: Callable[..., Any]
 ) -> None:
@@ -101,7 +93,10 @@ def test_a_healthy_server_has_nothing_wrong(
     assert "0 wrong, 0 warnings" in reported
 
 
-def test_wrong_names_and_ports_are_reported(look: Run, limelens: Run, closed_port: int) -> None:
+def test_wrong_names_and_ports_are_reported(
+    look: Run, limelens: Run, own_port: Callable[[], int]
+) -> None:
+    closed_port = own_port()
     found = wrong(look("--server", f"127.0.0.1:{closed_port}"))
     assert set(found) == {"connection"}
     assert found["connection"].startswith(f"nothing listens on 127.0.0.1:{closed_port};")

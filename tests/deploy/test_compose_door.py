@@ -138,7 +138,12 @@ def passwords(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def broker(tmp_path: Path, passwords: Path, authority: Callable[..., Any]) -> Iterator[Any]:
+def broker(
+    tmp_path: Path,
+    passwords: Path,
+    authority: Callable[..., Any],
+    own_port: Callable[[], int],
+) -> Iterator[Any]:
     """Mosquitto as in the file, but for its port and its paths."""
     ca = authority("broker")
     chain, key = ca.issue("localhost")
@@ -152,7 +157,7 @@ def broker(tmp_path: Path, passwords: Path, authority: Callable[..., Any]) -> It
         assert there in lines
         lines = lines.replace(there, str(here))
     (listener,) = [line for line in lines.splitlines() if line.startswith("listener")]
-    started = Broker(tmp_path, *lines.replace(listener, "").splitlines())
+    started = Broker(tmp_path, own_port(), *lines.replace(listener, "").splitlines())
     started.start()
     yield started, ca.path
     started.kill()

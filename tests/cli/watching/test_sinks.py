@@ -40,12 +40,15 @@ tls = false
 
 @pytest.mark.ci
 def test_every_sink_tells_of_the_door_and_no_old_clear_is_left_standing(
-    watching: Callable[..., Any], start_server: Callable[..., Any], tmp_path: Path
+    watching: Callable[..., Any],
+    start_server: Callable[..., Any],
+    own_port: Callable[[], int],
+    tmp_path: Path,
 ) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text(SECRET)
-    receiver = Example(tmp_path, secret)
-    broker = Broker(tmp_path, "allow_anonymous true")
+    receiver = Example(tmp_path, secret, own_port())
+    broker = Broker(tmp_path, own_port(), "allow_anonymous true")
     broker.start()
     subscriber = Subscriber(broker.port)
     try:

@@ -66,14 +66,15 @@ def test_changes_come_at_once_and_the_state_is_repeated(watching: Watch, address
     assert timedelta(0) <= told - taken < timedelta(minutes=1)
 
 
-def test_a_camera_that_is_absent_at_start_is_waited_for(watching: Watch, address: str) -> None:
-    absent = FilmedCamera(GREEN)
-    absent.close()
-    one = watching(ONE.format(server=address, source=absent.url))
+def test_a_camera_that_is_absent_at_start_is_waited_for(
+    watching: Watch, address: str, own_port: Callable[[], int]
+) -> None:
+    port = own_port()
+    one = watching(ONE.format(server=address, source=f"http://127.0.0.1:{port}/live"))
     one.wait_for("door", "unknown", "camera_lost")
     assert "connection refused" in one.of("door", "lost")[0]["detail"]
     until(lambda: any("connection refused" in message for message in one.messages))
-    with filming(GREEN, port=absent.port):
+    with filming(GREEN, port=port):
         one.wait_for("door", "clear", "green")
         assert one.of("door", "back")
         assert one.stop() == 0

@@ -26,12 +26,17 @@ def mosquitto() -> str:
 
 
 class Broker:
-    """A Mosquitto that keeps nothing when it is killed."""
+    """A Mosquitto that keeps nothing when it is killed.
 
-    def __init__(self, folder: Path, *more: str) -> None:
+    Args:
+        folder: For its configuration.
+        port: One that is the test's own.
+        more: Further lines of the configuration.
+    """
+
+    def __init__(self, folder: Path, port: int, *more: str) -> None:
         self._mosquitto = mosquitto()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = port
         self._config = folder / "mosquitto.conf"
         lines = [f"listener {self.port} 127.0.0.1", "persistence false", "user root", *more]
         self._config.write_text("\n".join(lines) + "\n")

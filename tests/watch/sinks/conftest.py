@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import PATIENCE_S
 from tests.watch.sinks.made import SECRET
 from tests.watch.sinks.receivers import Answer, Example, Scripted
 
@@ -29,7 +30,7 @@ def settings(tmp_path: Path, secret: Path) -> Callable[..., WebhookSettings]:
             "url": f"http://127.0.0.1:{port}/events",
             "secret_file": secret,
             "spool": tmp_path / "spool",
-            "timeout_s": 5,
+            "timeout_s": PATIENCE_S,
             "max_wait_s": 0.1,
             **more,
         }
@@ -52,8 +53,8 @@ def start_sink() -> Iterator[Callable[[WebhookSettings], WebhookSink]]:
 
 
 @pytest.fixture
-def example(tmp_path: Path, secret: Path) -> Iterator[Example]:
-    receiver = Example(tmp_path, secret)
+def example(tmp_path: Path, secret: Path, own_port: Callable[[], int]) -> Iterator[Example]:
+    receiver = Example(tmp_path, secret, own_port())
     yield receiver
     receiver.kill()
 

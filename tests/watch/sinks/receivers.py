@@ -20,14 +20,21 @@ ROOT = Path(__file__).parents[3]
 
 
 class Example:
-    """The receiver of examples/python in a process of its own, always at the same port."""
+    """The receiver of examples/python in a process of its own, always at the same port.
 
-    def __init__(self, folder: Path, secret: Path, silence_s: float = 15) -> None:
+    Args:
+        folder: For its files.
+        secret: The file with the secret.
+        port: One that is the test's own.
+        silence_s: As of the example.
+    """
+
+    def __init__(self, folder: Path, secret: Path, port: int, silence_s: float = 15) -> None:
         self.database = folder / "events.sqlite"
         self._secret = secret
         self._silence_s = silence_s
         self._said = folder / "said.txt"
-        self.port = 0
+        self.port = port
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -45,8 +52,7 @@ class Example:
             )
         assert self._process.stderr is not None
         line = self._process.stderr.readline()
-        assert line.startswith("listening on "), line
-        self.port = int(line.rpartition(":")[2])
+        assert line == f"listening on {address}\n"
 
     def kill(self) -> None:
         if self._process is not None:
