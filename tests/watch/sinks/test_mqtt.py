@@ -28,11 +28,11 @@ EVENTS = "limelens/cameras/door/events"
 
 
 @pytest.fixture
-def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
+def start_broker(tmp_path: Path, own_port: Callable[[], int]) -> Iterator[StartBroker]:
     started: list[Broker] = []
 
     def start(*more: str) -> Broker:
-        started.append(Broker(tmp_path, *(more or ("allow_anonymous true",))))
+        started.append(Broker(tmp_path, own_port(), *(more or ("allow_anonymous true",))))
         started[-1].start()
         return started[-1]
 
@@ -134,12 +134,17 @@ def test_home_assistant_finds_an_alert_and_a_state_that_can_be_unavailable(
     broker = start_broker()
     start_sink(settings(broker.port, device_class="problem"), ["door", "Tor 2/west"])
     subscriber = subscribe(broker.port)
+
+    def announced() -> dict[str, Any]:
+        return {
+            topic: json.loads(said)
+            for topic, said in subscriber.heard
+            if topic.startswith("homeassistant/")
+        }
+
     until(lambda: subscriber.last(STATUS) == "online")
-    found = {
-        topic: json.loads(said)
-        for topic, said in subscriber.heard
-        if topic.startswith("homeassistant/")
-    }
+    until(lambda: len(announced()) == 4)  # a broker has an order of its own for what it retained
+    found = announced()
     alert = found["homeassistant/binary_sensor/limelens_door/alert/config"]
     state = found["homeassistant/sensor/limelens_door/state/config"]
     assert (alert["device_class"], alert["state_topic"]) == ("problem", STATE)
@@ -189,9 +194,9 @@ def test_a_broker_that_was_away_hears_the_state_of_now_and_what_happened(
     broker = start_broker(f"password_file {passwords}", "allow_anonymous false")
     password = tmp_path / "password.txt"
     password.write_text("hunter2\n")
+    first = subscribe(broker.port, login=("door", "hunter2"))  # before it: events are not retained
     sink = start_sink(settings(broker.port, username="door", password_file=password))
     sink.put(event(1, "clear"))
-    first = subscribe(broker.port, login=("door", "hunter2"))
     until(lambda: first.last(STATE) == "clear" and first.all(EVENTS))
     broker.kill()
     until(lambda: f"127.0.0.1:{broker.port}: " in sink.problem)
