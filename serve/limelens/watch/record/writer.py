@@ -232,6 +232,7 @@ class RecordWriter:
                     self._on_recorded(event_id)
                 except Exception:
                     _log.exception("record: what is called for each recorded event failed")
+        self._problem = ""  # before `flush` returns
         self._backlog.done(items)
         if self._blur is None:
             return
