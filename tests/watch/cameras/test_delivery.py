@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from datetime import UTC, datetime
 
 import pytest
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.serve.errors import LimelensError
@@ -26,13 +27,15 @@ class Kept:
         self.free = threading.Event()
         self.free.set()
         self.num_asked = 0
+        self.num_raised = 0
         self.is_closed = False
 
     def put(self, event: Event) -> None:
         self.num_asked += 1
         self.free.wait()
-        if self.error is not None:
-            raise self.error
+        if (error := self.error) is not None:
+            self.num_raised += 1
+            raise error
         self.ids.append(event.id)
 
     def explain(self, explanation: EventExplanation) -> None:
@@ -63,9 +66,9 @@ def delivery(said: list[str]) -> Delivery:
 
 def test_a_sink_that_ends_with_a_problem_says_so(delivery: Delivery, said: list[str]) -> None:
     sink = Kept()
-    delivery.use({"kept": plan(sink)}, 5)
+    delivery.use({"kept": plan(sink)}, PATIENCE_S)
     sink.problem = "connection refused; 3 events waiting"
-    delivery.use({}, 5)
+    delivery.use({}, PATIENCE_S)
     assert said == ["kept ended while this was wrong: connection refused; 3 events waiting"]
 
 
@@ -74,10 +77,10 @@ def test_a_sink_that_raises_gets_the_next_event_all_the_same(
 ) -> None:
     broken, sound = Kept(), Kept()
     broken.error = OSError(28, "No space left on device")
-    delivery.use({"broken": plan(broken), "sound": plan(sound)}, 5)
+    delivery.use({"broken": plan(broken), "sound": plan(sound)}, PATIENCE_S)
     for number in range(3):
         delivery.put(event(number))
-    until(lambda: len(sound.ids) == 3)
+    until(lambda: len(sound.ids) == broken.num_raised == 3)
     until(lambda: delivery.problems == ["broken: OSError: No space left on device"])
     broken.error = None
     delivery.put(event(3))
@@ -92,11 +95,17 @@ def test_a_sink_that_hangs_delays_nobody_and_fills_no_memory(
 ) -> None:
     hanging, sound = Kept(), Kept()
     hanging.free.clear()
-    delivery.use({"hanging": plan(hanging), "sound": plan(sound)}, 5)
+    delivery.use({"hanging": plan(hanging), "sound": plan(sound)}, PATIENCE_S)
     delivery.put(event(0))
     until(lambda: hanging.num_asked)
+
+    def is_handed(count: int) -> bool:
+        return len(sound.ids) == count
+
     for number in range(1, MAX_WAITING + 1):
         delivery.put(event(number, EventType.FRAME))
+        if not number % 500:  # else this thread alone may run, until there is no room for the next
+            until(functools.partial(is_handed, number + 1))
     delivery.put(event(-1))
     until(lambda: len(sound.ids) == MAX_WAITING + 2)
     delivery.use({"sound": plan(sound)}, 0.05)
@@ -107,14 +116,14 @@ def test_a_sink_that_hangs_delays_nobody_and_fills_no_memory(
 def test_of_a_sink_that_falls_behind_frames_are_left_out_first(delivery: Delivery) -> None:
     slow = Kept()
     slow.free.clear()
-    delivery.use({"slow": plan(slow)}, 5)
+    delivery.use({"slow": plan(slow)}, PATIENCE_S)
     for number in range(MAX_WAITING):
         delivery.put(event(number, EventType.FRAME if number % 2 else EventType.STATE))
     for number in range(MAX_WAITING, MAX_WAITING + 100):
         delivery.put(event(number))
     assert "did not fit" in delivery.problems[0]
     slow.free.set()
-    delivery.use({}, 30)
+    delivery.use({}, PATIENCE_S)
     kept = {int(one) for one in slow.ids}
     assert kept >= {number for number in range(MAX_WAITING) if not number % 2}
     assert kept >= set(range(MAX_WAITING, MAX_WAITING + 100))
@@ -123,7 +132,7 @@ def test_of_a_sink_that_falls_behind_frames_are_left_out_first(delivery: Deliver
 
 def test_an_exchanged_sink_loses_no_event(delivery: Delivery) -> None:
     old, new = Kept(), Kept()
-    assert delivery.use({"sink": plan(old, "old")}, 5)
+    assert delivery.use({"sink": plan(old, "old")}, PATIENCE_S)
     halfway = threading.Event()
 
     def send() -> None:
@@ -135,10 +144,10 @@ def test_an_exchanged_sink_loses_no_event(delivery: Delivery) -> None:
     sending = threading.Thread(target=send)
     sending.start()
     halfway.wait()
-    assert delivery.use({"sink": plan(new, "new")}, 5)
-    assert not delivery.use({"sink": plan(new, "new")}, 5)
+    assert delivery.use({"sink": plan(new, "new")}, PATIENCE_S)
+    assert not delivery.use({"sink": plan(new, "new")}, PATIENCE_S)
     sending.join()
-    delivery.use({}, 5)
+    delivery.use({}, PATIENCE_S)
     assert old.is_closed
     assert new.is_closed
     assert old.ids + new.ids == [str(number) for number in range(500)]
@@ -190,11 +199,11 @@ def test_a_sink_that_cannot_be_made_changes_nothing(delivery: Delivery) -> None:
         made.append(Kept())
         return made[-1]
 
-    delivery.use({"a": Plan("old", make), "b": Plan("old", make)}, 5)
+    delivery.use({"a": Plan("old", make), "b": Plan("old", make)}, PATIENCE_S)
     with pytest.raises(LimelensError, match="its secret is missing"):
-        delivery.use({"a": Plan("new", make), "b": Plan("new", fail)}, 5)
+        delivery.use({"a": Plan("new", make), "b": Plan("new", fail)}, PATIENCE_S)
     delivery.put(event(0))
-    delivery.use({}, 5)
+    delivery.use({}, PATIENCE_S)
     # Both were made again as they were before.
     assert [sink.ids for sink in made[-2:]] == [["0"], ["0"]]
     assert all(sink.is_closed for sink in made)
@@ -202,8 +211,8 @@ def test_a_sink_that_cannot_be_made_changes_nothing(delivery: Delivery) -> None:
 
 def test_events_go_to_the_sinks_that_are_named_and_to_the_terminal(delivery: Delivery) -> None:
     terminal, one, other = Kept(), Kept(), Kept()
-    delivery.use({"terminal": plan(terminal), "one": plan(one), "other": plan(other)}, 5)
+    delivery.use({"terminal": plan(terminal), "one": plan(one), "other": plan(other)}, PATIENCE_S)
     delivery.put(event(0), ["one"])
     delivery.put(EventExplanation("0", None), ["one"])
-    delivery.use({}, 5)
+    delivery.use({}, PATIENCE_S)
     assert (terminal.ids, one.ids, other.ids) == (["0", "why 0"], ["0", "why 0"], [])
