@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.detectors import RED, frame_of, save_detector
-from tests.waiting import slow_by, until
+from tests.waiting import PATIENCE_S, slow_by, until
 from tests.watch.console.conftest import Browser, save_explainable
 
 from limelens.serve import Bundle, Client
@@ -120,7 +120,7 @@ def test_cancelling_ends_the_work_at_the_server(
     predict = Bundle.predict
 
     def slow(self: Bundle, images: np.ndarray) -> Any:
-        slow_by(0.05)
+        slow_by(0.5)  # all of it takes longer than the cancelling by far
         return predict(self, images)
 
     monkeypatch.setattr(Bundle, "predict", slow)
@@ -130,6 +130,6 @@ def test_cancelling_ends_the_work_at_the_server(
     asking.start()
     until(lambda: server.service.explainer.num_open == 1)
     assert send(browser, "/try/cancel").status_code == 204
-    asking.join(30)
+    asking.join(PATIENCE_S)
     assert json.loads(received[0].splitlines()[-1]) == {"cancelled": True}
     until(lambda: server.service.explainer.num_open == 0)

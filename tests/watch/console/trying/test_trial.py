@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,17 @@ def test_closing_a_trial_ends_it_at_the_server(
     client: Client, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict, num_predicted = Bundle.predict, []
+    has_begun = threading.Event()
 
     def slow(self: Bundle, images: np.ndarray) -> Any:
-        slow_by(0.05)
+        slow_by(1.0 if has_begun.is_set() else 0.05)  # it ends long before all are predicted
         num_predicted.append(len(images))
         return predict(self, images)
 
     monkeypatch.setattr(Bundle, "predict", slow)
     trial = explain(client, encoded(FRAME), Asked(segments=150, samples=4000))
     assert isinstance(next(trial), Progress)
+    has_begun.set()
     trial.close()
     until(lambda: server.service.explainer.num_open == 0)
     assert sum(num_predicted) < 3000

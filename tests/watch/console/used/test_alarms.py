@@ -18,7 +18,8 @@ from limelens.watch.live import LiveCamera, LiveCameras
 pytestmark = pytest.mark.ci
 
 # A browser without a screen shows no notification and has no loudspeaker: what the page asks of
-# them is noted.
+# them is noted. Two low tones say that the console is silent, which it may be for a moment where
+# the machine is busy.
 _NOTE = """
   window.noted = { tones: 0, shown: [] };
   window.Notification = class {
@@ -29,8 +30,13 @@ _NOTE = """
   };
   const make = AudioContext.prototype.createOscillator;
   AudioContext.prototype.createOscillator = function () {
-    noted.tones += 1;
-    return make.call(this);
+    const oscillator = make.call(this);
+    const start = oscillator.start;
+    oscillator.start = function (at) {
+      noted.tones += this.frequency.value > 400;
+      start.call(this, at);
+    };
+    return oscillator;
   };
 """
 

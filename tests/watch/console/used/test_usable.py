@@ -12,15 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 from tests.detectors import BLUE, RED, frame_of, save_detector
+from tests.waiting import slow_by
 from tests.watch.console.conftest import save_explainable
 from tests.watch.console.used.conftest import WIDTHS
 from tests.watch.record.made import alert, explanation, jpeg, lost
 
-from limelens.serve import Client
+from limelens.serve import Bundle, Client
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.watch.live import LiveCamera, LiveCameras, LiveFrame
 from limelens.watch.record import Record
@@ -157,8 +159,18 @@ def test_nothing_serious_is_found_on_any_page(
 
 
 def test_an_image_is_tried_cancelled_and_explained_again(
-    server: Any, start_console: Callable[..., Any], image: Path, open_page: Open
+    server: Any,
+    start_console: Callable[..., Any],
+    image: Path,
+    open_page: Open,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    predict = Bundle.predict
+
+    def slow(self: Bundle, images: np.ndarray) -> Any:
+        slow_by(0.5)
+        return predict(self, images)
+
     console = start_console(client=lambda: Client(server.address))
     page = open_page()
     page.goto(f"{console.address}/try")
@@ -172,9 +184,11 @@ def test_an_image_is_tried_cancelled_and_explained_again(
     expect(page.get_by_label("Segments")).to_have_value("40")
     page.get_by_label("Segments").fill("150")
     page.get_by_label("Samples").fill("4000")
-    page.get_by_role("button", name="Explain").click()
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+    with monkeypatch.context() as slowed:
+        slowed.setattr(Bundle, "predict", slow)  # or it may be done before it is cancelled
+        page.get_by_role("button", name="Explain").click()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
     expect(page.locator("#explained")).to_be_empty()
 
     page.get_by_role("button", name="As the model has it").click()
