@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,7 +65,9 @@ def test_every_command_reaches_a_server_with_certificates_and_a_token(
     loaded = limelens("bench", red, *reach, "--streams", 1, "--duration", 0.5, "--json")
     assert loaded.exit_code == 0, loaded.stderr
     assert loaded.json["classify"]["errors"] == {}
-    assert loaded.json["stream"]["errors"] == {}
+    # Where a server falls behind, newer frames take the places of older ones.
+    assert loaded.json["stream"]["answered"] > 0
+    assert set(loaded.json["stream"]["errors"]) <= {"SUPERSEDED"}
 
 
 def test_the_systems_authorities_are_those_of_the_system(
@@ -86,11 +87,9 @@ def test_the_systems_authorities_are_those_of_the_system(
 
 
 def test_without_a_server_that_was_named_a_model_file_is_proposed(
-    limelens: Run, red: Path, monkeypatch: pytest.MonkeyPatch
+    limelens: Run, red: Path, own_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        closed = f"127.0.0.1:{listening.getsockname()[1]}"
+    closed = f"127.0.0.1:{own_port()}"
     monkeypatch.setattr("limelens.cli.classifying.DEFAULT_SERVER", closed)
     for options, is_proposed in (((), True), (("--server", closed), False)):
         result = limelens("classify", red, *options)
@@ -105,6 +104,7 @@ def test_a_failed_connection_is_explained_in_one_sentence(
     start_server: Callable[..., Any],
     authority: Callable[..., Any],
     tokens: Any,
+    own_port: Callable[[], int],
     one_model: Path,
     red: Path,
     tmp_path: Path,
@@ -116,9 +116,7 @@ def test_a_failed_connection_is_explained_in_one_sentence(
     wanted = tmp_path / "token"
     wanted.write_text(tokens.set("door", ["admin"]))
     asking = start_server(access=tokens.access())
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        closed = f"127.0.0.1:{listening.getsockname()[1]}"
+    closed = f"127.0.0.1:{own_port()}"
     index = tmp_path / "an.index"
     model = one_model / "colours" / "1" / "model.onnx"
     words: dict[str, list[object]] = {

@@ -67,9 +67,10 @@ class Recorded:
 def call_in_process(plan: LoadPlan, process: int, connection: Connection) -> None:
     """The main function of a process of callers, which is the plan's `process`th from 0.
 
-    It sends `ready`, receives by `time.monotonic` when counting begins, and sends `Recorded`, or a
-    sentence if it failed.
+    It sends `started`, then `ready` once it is connected, receives by `time.monotonic` when
+    counting begins, and sends `Recorded`, or a sentence if it failed.
     """
+    connection.send("started")
     try:
         recorded = asyncio.run(_Callers(plan, process).run(connection))
     except Exception as error:
@@ -112,12 +113,12 @@ class _Callers:
         ]
         try:
             await asyncio.gather(*(one.channel_ready() for one in self._channels))
-            connection.send("ready")
-            self._begin = await asyncio.to_thread(connection.recv)
-            self._end = self._begin + plan.duration_s
             # A full collection in the middle would look like a slow server.
             gc.collect()
             gc.freeze()
+            connection.send("ready")
+            self._begin = await asyncio.to_thread(connection.recv)
+            self._end = self._begin + plan.duration_s
             tasks = [asyncio.create_task(one()) for one in calls]
             await self._wait_until(self._begin)
             cpu_before = time.process_time()

@@ -92,6 +92,8 @@ def generate(
             theirs.close()
             processes.append(process)
             connections.append(ours)
+        for connection in connections:
+            _received(connection)  # loading what it needs takes seconds on a busy machine
         connected_by = time.monotonic() + _CONNECT_S
         for connection in connections:
             if not connection.poll(_until(connected_by)):
@@ -153,6 +155,6 @@ def _received(connection: Connection) -> Any:
         found = connection.recv()
     except EOFError:
         raise LimelensError("a process of callers ended without a report") from None
-    if isinstance(found, str) and found != "ready":
+    if isinstance(found, str) and found not in ("started", "ready"):
         raise LimelensError(f"a process of callers failed: {found}")
     return found
