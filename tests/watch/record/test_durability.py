@@ -127,6 +127,12 @@ def alive(folder: Path) -> set[str]:
         return {f"writer-{row[0]}.lock" for row in connection.execute("SELECT id FROM writers")}
 
 
+def watched(folder: Path) -> set[str]:
+    """The cameras that the record knows the writer of."""
+    with sqlite3.connect(folder / "events.sqlite") as connection:
+        return {row[0] for row in connection.execute("SELECT camera_id FROM watched")}
+
+
 def test_who_ends_in_order_or_was_off_leaves_nothing_standing(start: Start, folder: Path) -> None:
     writer = start()
     writer.put(alert())
@@ -146,7 +152,11 @@ def test_a_camera_of_which_only_heartbeats_came_is_ended_too(
     first.put(event)
     first.close(PATIENCE_S)
     second = start()
+    with Record(folder) as record:
+        until(lambda: alive(folder))  # it has begun, and knows no camera yet
+        assert record.silent() == ()
     second.put(replace(event, id="beat", type=EventType.HEARTBEAT))
+    until(lambda: watched(folder) == {"door"})
     second.put(lost(camera_id="hall"))
     assert second.flush(PATIENCE_S)
     # A copy has the rows of its writers, and nobody holds their locks.

@@ -50,6 +50,7 @@ class Backlog:
         self._lost: Lost | None = None
         self._num_lost = 0
         self._is_closed = False
+        self._is_rung = False
 
     def put(self, item: Item) -> None:
         """Takes an item, without waiting."""
@@ -71,11 +72,20 @@ class Backlog:
     def take(self, most: int, timeout_s: float) -> Sequence[Item]:
         """The oldest items; they keep their room until they are `done`.
 
-        Waits until there is one, the backlog is closed, or the time is over.
+        Waits until there is one, the backlog is closed or rung, or the time is over.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._is_closed, max(0.0, timeout_s))
+            self._changed.wait_for(
+                lambda: self._items or self._is_closed or self._is_rung, max(0.0, timeout_s)
+            )
+            self._is_rung = False
             return [self._items[n] for n in range(min(most, len(self._items)))]
+
+    def ring(self) -> None:
+        """Ends the wait of `take`, or the next one: there is something else to do."""
+        with self._changed:
+            self._is_rung = True
+            self._changed.notify_all()
 
     def done(self, items: Sequence[Item]) -> None:
         """The oldest items, just taken, are recorded, or never will be."""

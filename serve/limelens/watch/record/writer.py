@@ -91,6 +91,7 @@ class RecordWriter:
         self._retention_at = 0.0
         self._presence: Presence | None = None
         self._cameras: frozenset[str] = frozenset()
+        self._signed: frozenset[str] = frozenset()
         self._sign_at = 0.0
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
@@ -106,6 +107,7 @@ class RecordWriter:
         if event.camera_id not in self._cameras and event.type is not EventType.FRAME:
             # One thread hands events over; the other reads what is whole at any time.
             self._cameras |= {event.camera_id}
+            self._backlog.ring()
         if event.type in ON_CHANGE:
             self._backlog.put(self._kept(event))
 
@@ -199,7 +201,8 @@ class RecordWriter:
         items = self._backlog.take(_BATCH, wait_s)
         connection = self._connected()
         # Before any event: what was left standing by another writer ended before it.
-        if time.monotonic() >= self._sign_at:
+        # And at once for a camera that is new here: its state may stand in the record already.
+        if time.monotonic() >= self._sign_at or self._cameras != self._signed:
             self._sign(connection)
         # Before recording, because it may make the room that recording needs.
         if time.monotonic() >= self._retention_at and not self._backlog.is_closed:
@@ -249,9 +252,11 @@ class RecordWriter:
         return bool(item.jpeg)
 
     def _sign(self, connection: sqlite3.Connection) -> None:
+        cameras = self._cameras
         with transaction(connection):
             close_silent(connection, self._folder)
             self._say_alive(connection)
+        self._signed = cameras
         self._sign_at = time.monotonic() + SIGN_S
 
     def _say_alive(self, connection: sqlite3.Connection) -> None:
