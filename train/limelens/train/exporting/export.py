@@ -7,8 +7,6 @@ It knows the order of the checks. It does not know how a graph is made (`graph`)
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from limelens.serve.about import package_version
 from limelens.serve.bundle import Bundle, Golden, Metadata, Task, check_model, load_bundle, seal
 from limelens.serve.bundle.explain_defaults import ExplainDefaults
 from limelens.serve.bundle.golden_images import MAX_GOLDEN_IMAGES
+from limelens.serve.drafts import new_draft, publish
 from limelens.serve.faces.detector import load_detector
 from limelens.serve.faces.options import DEFAULT_DETECTOR
 from limelens.serve.files import write_whole
@@ -399,11 +398,10 @@ def _new_version(folder: Path) -> Iterator[Path]:
     """A hidden folder for a version's files; after an error nothing is left of it."""
     created = [path for path in (folder, folder.parent) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
     try:
-        yield draft
+        with new_draft(folder) as draft:
+            yield draft
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
         # An empty ./models would be served instead of the packaged one.
         with contextlib.suppress(OSError):
             for path in created:
@@ -413,13 +411,12 @@ def _new_version(folder: Path) -> Iterator[Path]:
 
 def _publish(draft: Path) -> int:
     """Gives the finished folder the next free version number."""
-    draft.chmod(0o755)
     while True:
         taken = [int(path.name) for path in draft.parent.iterdir() if path.name.isdecimal()]
         version = max(taken, default=0) + 1
         target = draft.parent / str(version)
         try:
-            draft.rename(target)
+            publish(draft, target)
         except OSError:
             # Retry if another export has taken the number.
             if not target.exists():

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from limelens.serve.bundle.folder import (
     version_of,
 )
 from limelens.serve.bundle.signatures import SIGNATURE_NAME
+from limelens.serve.drafts import new_draft, publish
 from limelens.serve.errors import BundleError
 from limelens.serve.files import locked_folder, write_whole
 from limelens.serve.tools.triton.config import (
@@ -125,21 +124,17 @@ def write_models(source: Path, folder: Path, *, name: str | None = None) -> list
 
 
 def _write(folder: Path, name: str, versions: Mapping[int, Path]) -> WrittenModel:
-    draft = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
-    try:
+    with new_draft(folder) as draft:
         config = _fill(draft, name, versions)
-        draft.chmod(0o755)
         target = folder / config.name
         with locked_folder(folder):
             if target.exists():
                 added = _add(draft, target, config, sorted(versions))
             else:
-                draft.rename(target)
+                publish(draft, target)
                 added = sorted(versions)
         present = sorted({*versions} - {*added})
         return WrittenModel(config.name, target, tuple(added), tuple(present))
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _fill(draft: Path, name: str, versions: Mapping[int, Path]) -> pb2.ModelConfig:
