@@ -114,6 +114,38 @@ def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
     assert [path.name for path in (out / "_limelens").iterdir() if path.is_dir()] == []
 
 
+BROKEN = """
+import os, sys
+from pathlib import Path
+
+from limelens.bulk.ray_session import ray_session
+from limelens.bulk.ray_units import BulkFailedError, Job, do_units
+
+class Spec:
+    def __reduce__(self):
+        return os.listdir, (sys.argv[1] + "/missing",)
+
+folder = Path(sys.argv[1])
+job = Job(Spec(), folder, folder, 1, folder, "", 1)
+with ray_session(None, 1, folder / "noted"):
+    try:
+        list(do_units(job, 1, 1, on_gpu=False))
+    except BulkFailedError as error:
+        print(error, file=sys.stderr)
+"""
+
+
+@pytest.mark.ci
+def test_what_a_worker_cannot_be_made_of_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, str(tmp_path)], capture_output=True, text=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("a worker could not be started: FileNotFoundError: ")
+    assert f"{tmp_path}/missing" in line
+    assert line.endswith(" on all machines")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_says_how_to_go_on(

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from limelens.bulk.work import WorkSpec
 from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
 from limelens.serve.wording import first_line
-
-_CREATING: Final = "error raised in its creation task"
-"""Of an actor. `UnitsActor` catches what it raises itself: what is left is its way to there."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,8 @@ def do_units(job: Job, num_units: int, num_workers: int, *, on_gpu: bool) -> Ite
                     raise BulkFailedError(document["failure"])
                 yield Done(int(num_images), document["errors"], float(seconds))
     except (ray.exceptions.RayError, ConnectionError) as error:
-        if _CREATING in str(error):
+        # `UnitsActor` catches what it raises itself: what is left is its way to there.
+        if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
             raise BulkFailedError(
                 f"a worker could not be started: {str(error).strip().splitlines()[-1]}; expected "
                 f"limelens[bulk] {job.version} on all machines"
