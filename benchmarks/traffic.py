@@ -175,7 +175,7 @@ class Traffic:
         for thread in self._threads:
             thread.join(_TIMEOUT_S)
 
-    def wait_for(self, version: int, kinds: set[str], timeout_s: float = 60.0) -> float:
+    def wait_for(self, version: int, kinds: set[str], timeout_s: float = 120.0) -> float:
         """Waits until a version has responded to calls of all kinds; returns the seconds it took.
 
         Raises:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """As long as a very busy machine may take."""
 _POLL_S = 0.01
 

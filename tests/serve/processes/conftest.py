@@ -17,13 +17,12 @@ import grpc
 import numpy as np
 import pytest
 from benchmarks.traffic import ServerProcess
-from tests.waiting import slow_by, until
+from tests.waiting import PATIENCE_S, slow_by, until
 
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2
 
-_PATIENCE_S = 60.0
 CHANNELS = 30
 """That all of them lead to the same of two workers has a chance of one in five hundred million."""
 
@@ -130,7 +129,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         for one in self._threads:
-            one.join(_PATIENCE_S)
+            one.join(PATIENCE_S)
             assert not one.is_alive(), "a call hangs"
 
     def more(self, count: int = 50) -> None:

@@ -16,14 +16,13 @@ from typing import IO, Any
 import grpc
 import numpy as np
 import pytest
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from limelens.serve import Client
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import image_pb2
 
-_PATIENCE_S = 60.0
 _RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 _IMAGE = image_pb2.Image(raw=image_pb2.RawImage(width=8, height=8, data=_RED.tobytes()))
 _REQUEST = service_pb2.ClassifyRequest(images=[_IMAGE])
@@ -72,7 +71,7 @@ class Command:
 
     def end(self) -> tuple[int, str]:
         """Waits until it and its workers are gone: the exit code and what is on stderr."""
-        _, errors = self.process.communicate(timeout=_PATIENCE_S)
+        _, errors = self.process.communicate(timeout=PATIENCE_S)
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in self.workers))
         return self.process.returncode, errors
 
@@ -131,7 +130,7 @@ def calling(address: str, num_callers: int, *, again: bool) -> Iterator[list[Any
     finally:
         is_over.set()
         for one in threads:
-            one.join(_PATIENCE_S)
+            one.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.ci)])
@@ -253,7 +252,7 @@ def test_a_log_that_cannot_be_written_ends_no_server(one_model: Path, processes:
         with Client(process.stdout.readline().split(" on ")[1].split()[0]) as client:
             assert client.classify([_RED])[0].label == "red"
         process.terminate()
-        process.communicate(timeout=_PATIENCE_S)
+        process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
     finally:
         process.kill()
@@ -267,7 +266,7 @@ def test_a_command_reports_that_its_output_cannot_be_written() -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=_PATIENCE_S,
+            timeout=PATIENCE_S,
             check=False,
         )
     assert found.returncode == 1

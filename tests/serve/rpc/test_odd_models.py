@@ -14,14 +14,13 @@ from typing import IO, Any
 import grpc
 import pytest
 from tests.conftest import BundleMaker
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from limelens.inference import inference_service_pb2 as inference_pb2
 from limelens.inference import inference_service_pb2_grpc as inference_grpc
 from limelens.v1 import classifier_service_pb2 as service_pb2
 from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 
-_PATIENCE_S = 60.0
 _WITHOUT_RIGHTS = (
     "setpriv",
     "--bounding-set=-dac_override,-dac_read_search",
@@ -68,7 +67,7 @@ class Serving:
         self.channel.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.communicate(timeout=_PATIENCE_S)
+            self.process.communicate(timeout=PATIENCE_S)
         assert self.process.returncode == 0
 
 

@@ -38,7 +38,6 @@ RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 GREEN = np.full((8, 8, 3), (0, 255, 0), np.uint8)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_PATIENCE_S = 60.0
 
 
 def put(folder: Path, bundles: BundleMaker, version: int, **changes: Any) -> Path:

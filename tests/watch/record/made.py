@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tests.waiting import PATIENCE_S as PATIENCE_S
 
 from limelens.serve.client.results import (
     ExplainSettings,
@@ -29,8 +30,6 @@ from limelens.watch.event import (
     FrameVote,
     new_event_id,
 )
-
-PATIENCE_S = 60.0
 
 
 def jpeg(width: int = 64, height: int = 48) -> bytes:
