@@ -98,38 +98,81 @@ def ray_session(address: str | None, num_cpus: int, noted: Path) -> Iterator[Non
         ModuleNotFoundError: Ray is not installed.
     """
     import_ray()
-    import ray
-    from ray.data import DataContext
-
-    _remove_noted(noted)
-    own: list[str] = []
-    for logger in ("ray", "ray.data", "ray.worker"):
-        logging.getLogger(logger).setLevel(_SILENT)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with contextlib.ExitStack() as leaving:
-        leaving.callback(_set_handlers, handlers)
-        leaving.callback(_remove_noted, noted)
-        # The output, and with it what is noted, may be gone by then.
-        leaving.callback(_remove_folders, own)
-        leaving.enter_context(_silent_libraries())
-        # Ray prints there what befalls its workers, whatever it is told about logs, and to the end.
-        nowhere = leaving.enter_context(Path(os.devnull).open("w"))
-        leaving.enter_context(contextlib.redirect_stdout(nowhere))
-        # A second Ctrl-C would leave processes and folders behind. Ray's end brings SIGTERM back.
-        ignored = dict.fromkeys(handlers, signal.SIG_IGN)
-        leaving.callback(_set_handlers, ignored)
-        leaving.callback(ray.shutdown)
-        leaving.callback(_set_handlers, ignored)
+    with (
+        _set_back(handlers),
+        _own_folders(noted) as own,
+        _silence(),
+        _shut_down(dict.fromkeys(handlers, signal.SIG_IGN)),
+    ):
         with _same_handlers():
             if address is None:
                 _start(num_cpus, noted, own)
             else:
                 _connect(address)
         _set_handlers(handlers)
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
+        _show_no_progress()
         yield
+
+
+@contextlib.contextmanager
+def _set_back(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _set_handlers(handlers)
+
+
+@contextlib.contextmanager
+def _own_folders(noted: Path) -> Iterator[list[str]]:
+    """The folders of this session's Rays, which are removed; so are those that are noted."""
+    _remove_noted(noted)
+    own: list[str] = []
+    try:
+        yield own
+    finally:
+        try:
+            # The output, and with it what is noted, may be gone by then.
+            _remove_folders(own)
+        finally:
+            _remove_noted(noted)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps Ray from writing anywhere."""
+    for logger in ("ray", "ray.data", "ray.worker"):
+        logging.getLogger(logger).setLevel(_SILENT)
+    # Ray prints there what befalls its workers, whatever it is told about logs, and to the end.
+    with (
+        _silent_libraries(),
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _shut_down(ignored: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Ends Ray; a second Ctrl-C meanwhile would leave processes and folders behind."""
+    import ray
+
+    try:
+        yield
+    finally:
+        _set_handlers(ignored)
+        try:
+            ray.shutdown()
+        finally:
+            _set_handlers(ignored)  # Ray's end brings SIGTERM back
+
+
+def _show_no_progress() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
 
 
 @contextlib.contextmanager

@@ -135,29 +135,10 @@ def do_units(job: Job, num_units: int, num_workers: int, *, on_gpu: bool) -> Ite
         RayError: Ray has ended.
     """
     import ray
-    import ray.data
 
     try:
-        # One block a unit, so that each is a task of its own.
-        numbers = ray.data.from_items(list(range(num_units)), override_num_blocks=num_units)
-        done = numbers.map_batches(
-            UnitsActor,
-            fn_constructor_args=(job,),
-            batch_size=1,
-            # A unit that waits at a busy worker could not go to an idle one.
-            compute=ray.data.ActorPoolStrategy(
-                size=min(num_workers, num_units), max_tasks_in_flight_per_actor=1
-            ),
-            num_cpus=job.num_threads,
-            num_gpus=1 if on_gpu else 0,
-        )
-        for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
-            columns = (batch["num_images"], batch["seconds"], batch["document"])
-            for num_images, seconds, text in zip(*columns, strict=True):
-                document = json.loads(str(text))
-                if document["failure"]:
-                    raise BulkFailedError(document["failure"])
-                yield Done(int(num_images), document["errors"], float(seconds))
+        for batch in _finished(job, num_units, num_workers, on_gpu=on_gpu):
+            yield from _read(batch)
     except (ray.exceptions.RayError, ConnectionError) as error:
         # `UnitsActor` catches what it raises itself: what is left is its way to there.
         if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
@@ -168,3 +149,39 @@ def do_units(job: Job, num_units: int, num_workers: int, *, on_gpu: bool) -> Ite
         raise RayError(
             f"Ray ended in the middle: {first_line(error)}; the same command goes on"
         ) from error
+
+
+def _finished(
+    job: Job, num_units: int, num_workers: int, *, on_gpu: bool
+) -> Iterator[Mapping[str, Any]]:
+    """What `UnitsActor` returns, as it comes from a pool of them."""
+    import ray.data
+
+    # One block a unit, so that each is a task of its own.
+    numbers = ray.data.from_items(list(range(num_units)), override_num_blocks=num_units)
+    done = numbers.map_batches(
+        UnitsActor,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        # A unit that waits at a busy worker could not go to an idle one.
+        compute=ray.data.ActorPoolStrategy(
+            size=min(num_workers, num_units), max_tasks_in_flight_per_actor=1
+        ),
+        num_cpus=job.num_threads,
+        num_gpus=1 if on_gpu else 0,
+    )
+    return iter(done.iter_batches(batch_size=None, prefetch_batches=0))
+
+
+def _read(batch: Mapping[str, Any]) -> Iterator[Done]:
+    """Units of which `_row` wrote the rows.
+
+    Raises:
+        BulkFailedError: A worker says that it cannot go on.
+    """
+    columns = (batch["num_images"], batch["seconds"], batch["document"])
+    for num_images, seconds, text in zip(*columns, strict=True):
+        document = json.loads(str(text))
+        if document["failure"]:
+            raise BulkFailedError(document["failure"])
+        yield Done(int(num_images), document["errors"], float(seconds))

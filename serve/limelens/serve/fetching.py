@@ -135,7 +135,7 @@ def identity(url: str) -> str:
 
 
 class Fetcher:
-    """Fetches many URLs at once; an asynchronous context manager.
+    """Fetches many URLs at once; an asynchronous context manager, or closed with `aclose`.
 
     Keeps no cookies, so that no response depends on an earlier one. Refuses redirects that lead
     from one network further in, such as from the internet to this machine: whoever wrote the URL
@@ -167,6 +167,10 @@ class Fetcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Ends the connections."""
         await self._client.aclose()
 
     async def fetch(self, url: str) -> bytes:

@@ -7,7 +7,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.waiting import until
 
 from limelens.bulk.sources import InputError, Item, Place, Reader, open_source
 from limelens.serve.fetching import FetchLimits
@@ -190,6 +191,7 @@ class TestTables:
         urls = [f"{site.url}/{number}" for number in range(12)]
         assert len(read(table(tmp_path / "a.parquet", {"url": urls}))) == 12
         assert site.num_connections <= 2
+        until(lambda: len(site.ended) == site.num_connections)
 
     def test_units_follow_row_groups_and_large_ones_are_divided(self, tmp_path: Path) -> None:
         small = table(tmp_path / "small.parquet", {"image": [b"a"] * 20}, 4)
@@ -245,6 +247,7 @@ class Site:
 
     url: str = ""
     num_connections: int = 0
+    ended: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -257,6 +260,10 @@ def site() -> Iterator[Site]:
         def setup(self) -> None:
             site.num_connections += 1
             super().setup()
+
+        def finish(self) -> None:
+            super().finish()
+            site.ended.append("a connection")
 
         def do_GET(self) -> None:
             body = bytes(2000) if self.path == "/large" else self.path.encode()

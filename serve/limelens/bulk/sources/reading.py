@@ -116,7 +116,7 @@ class _Web:
         return self._runner.run(self._fetch(items))
 
     def close(self) -> None:
-        self._runner.run(self._fetcher.__aexit__())
+        self._runner.run(self._fetcher.aclose())
         self._runner.close()
 
     async def _fetch(self, items: Sequence[Item]) -> list[BulkImage]:
