@@ -97,3 +97,26 @@ def test_python_s_words_are_replaced_by_options() -> None:
         raise InvalidRequestError(
             "token", "in plaintext; expected tls=Tls(…), or insecure_token=True"
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--learning-rate", 0), "--learning-rate is 0.0; expected more than 0"),
+        (("--input-size", 3), "--input-size is (3, 3); expected at least 32 each"),
+        (("--config", "own.toml"), "learning_rate is -1.0; expected more than 0"),
+        (("--config", "own.toml", "--learning-rate", 0), "--learning-rate is 0.0; expected"),
+    ],
+)
+def test_what_train_refuses_names_the_option_or_the_setting(
+    limelens: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[Any, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text("learning_rate = -1.0\n")
+    result = limelens("train", "data", *given)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"limelens: {words}")

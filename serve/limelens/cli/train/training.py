@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -251,7 +251,8 @@ def train(
         settings = read_config(config) if config is not None else {}
         names = [field.name for field in fields(TrainConfig) if given.get(field.name) is not None]
         settings |= settings_from({name: given[name] for name in names}, "the command line")
-        chosen = TrainConfig(**settings)
+        with _naming_options(names):
+            chosen = TrainConfig(**settings)
         run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
         is_run = preview is None and find_learning_rate is None
         # Checked before torch is loaded, which takes seconds.
@@ -299,6 +300,20 @@ def train(
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def _naming_options(given: Collection[str]) -> Iterator[None]:
+    """Names an option, in place of a setting, in errors about those of the command line."""
+    from limelens.train.config import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        name, _, words = str(error).partition(" ")
+        if name not in given:
+            raise
+        raise ConfigError(f"--{name.replace('_', '-')} {words}") from error
 
 
 @contextmanager

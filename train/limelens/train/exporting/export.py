@@ -142,8 +142,8 @@ def export(
         )
     if wanted_accuracy is not None and loaded.task is Task.MULTILABEL:
         raise ExportError(
-            f"{run} is multilabel and has a threshold for each label; wanted_accuracy"
-            " is for multiclass"
+            f"{run} is multilabel and has a threshold for each label; expected no wanted accuracy "
+            "(--wanted-accuracy)"
         )
     splits = _splits(loaded, data)
     folder, examples = data or Path(loaded.config["data"]), splits["val"]
