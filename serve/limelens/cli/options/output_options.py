@@ -24,7 +24,8 @@ def writable_file(path: _P) -> _P:
     if path is not None and _is_in_a_folder(path):
         folder = _target(path).parent
         if not folder.exists():
-            raise LimelensError(f"{path}: cannot be written: {path.parent} is no folder")
+            shown = folder if path.is_symlink() else path.parent
+            raise LimelensError(f"{path}: cannot be written: {shown} is no folder")
         _check_folder(path, folder)
     return path
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from limelens.cli.options.data_options import Data, DataTable, with_table_options
 from limelens.cli.options.face_options import NO_FACES, Faces, face_option, with_faces
-from limelens.cli.options.output_options import writable_file
+from limelens.cli.options.output_options import writable_file, writable_folder
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.folding import Folded
 from limelens.cli.terminal.printing import AsJson, err, out, print_json, print_next
@@ -178,6 +178,7 @@ def calibrate(
     from limelens.train.runs import check_run
 
     check_run(run)
+    writable_folder(run)
     find_split(data, split, table)
     from limelens.train.evaluation.calibration import calibrate as run_calibration
 
