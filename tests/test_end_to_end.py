@@ -71,6 +71,6 @@ def test_faces_are_trained_exported_served_and_explained(
             assert drawn.size == original.size
     finally:
         os.kill(server.pid, signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=60) == 0
         if server.stdout:
             server.stdout.close()

@@ -20,9 +20,12 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from tests.waiting import PATIENCE_S
 
 COMMAND = (sys.executable, "-m", "limelens.cli", "camera")
 RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (99, 99, 99)
+LASTING = ("--max-decision-age-s", "60")
+"""No decision expires on a busy machine."""
 
 
 def save_video(path: Path, colours: list[tuple[int, int, int]]) -> Path:
@@ -255,13 +258,13 @@ def endless() -> Iterator[int]:
     yield reading
     over.set()
     os.close(reading)
-    thread.join(5)
+    thread.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_drains_the_stream(endless: int, address: str, number: int) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "-", "--server", address, "--newest-only", "--jsonl"],
+        [*COMMAND, "-", "--server", address, "--newest-only", "--jsonl", *LASTING],
         stdin=endless,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -272,7 +275,7 @@ def test_ctrl_c_drains_the_stream(endless: int, address: str, number: int) -> No
     while sum(line["status"] == "classified" for line in lines) < 3:
         lines.append(json.loads(process.stdout.readline()))
     process.send_signal(number)
-    rest, errors = process.communicate(timeout=30)
+    rest, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert errors == ""
     lines += [json.loads(line) for line in rest.splitlines()]
@@ -305,11 +308,11 @@ def test_ctrl_c_is_exit_code_0_while_the_server_is_lost(
     assert "trying again" in process.stderr.readline()
     host, _, port = server.address.rpartition(":")
     with socket.create_server((host, int(port))) as silent:
-        silent.settimeout(60)
+        silent.settimeout(PATIENCE_S)
         connection, _ = silent.accept()  # it tries again
         connection.close()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors) == (0, "")
 
 
@@ -324,13 +327,13 @@ def test_a_terminal_has_a_status_line(visit: Path, address: str) -> None:
     os.close(follower)
     shown = b""
     began = time.monotonic()
-    while time.monotonic() - began < 60:
+    while time.monotonic() - began < PATIENCE_S:
         try:
             read = os.read(leader, 4096)
         except OSError:  # the other end was closed
             break
         shown += read
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     os.close(leader)
     assert process.returncode == 0, errors
     assert b"frames/s" in shown

@@ -17,13 +17,11 @@ from typing import Any
 
 import pytest
 from tests.cameras.mjpeg_camera import MjpegCamera
-from tests.cli.test_camera import GREEN, GREY, RED, save_video
+from tests.cli.test_camera import GREEN, GREY, LASTING, RED, save_video
 from tests.notified import Manager
 from tests.waiting import PATIENCE_S, until
 
 Line = dict[str, Any]
-LASTING = ("--max-decision-age-s", 60)
-"""No decision expires on a busy machine."""
 
 
 class Told:
@@ -151,7 +149,8 @@ def test_a_server_that_hangs_lets_the_decision_expire(
         expired = told.until(type="state", state="unknown")
         assert (expired["reason"], expired["previous"]) == ("expired", "clear")
         assert expired["age_s"] >= 1
-        assert told.until(type="heartbeat")["state"] == "unknown"
+        # On a busy machine it may have expired before, and come back for a moment.
+        assert told.until(type="heartbeat", state="unknown")["reason"] == "expired"
     finally:
         os.kill(process.pid, signal.SIGCONT)
     told.until(type="state", state="clear")

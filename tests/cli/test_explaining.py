@@ -140,7 +140,7 @@ def on_a_terminal(*arguments: object) -> tuple[str, bytes]:
     reader = threading.Thread(target=read)
     reader.start()
     stdout, _ = process.communicate(timeout=60)
-    reader.join(10)
+    reader.join(60)
     os.close(ours)
     assert process.returncode == 0
     return stdout, b"".join(seen)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import serving
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 Run = Callable[..., Any]
 
@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         if int(name) >= self.server.num_quick:
-            self.server.released.wait(20)
+            self.server.released.wait(2 * PATIENCE_S)
         self.send_response(200)
         self.end_headers()
         self.wfile.write(jpeg(int(name)))

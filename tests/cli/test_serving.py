@@ -34,7 +34,7 @@ def test_serve_announces_that_it_is_ready_and_exits_on_sigterm(one_model: Path) 
         pixels = np.full((20, 20, 3), (250, 0, 0), dtype=np.uint8)
         assert client.classify([pixels])[0].label == "red"
     os.kill(process.pid, signal.SIGTERM)
-    rest, errors = process.communicate(timeout=30)
+    rest, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert rest == ""
 
@@ -58,7 +58,7 @@ def test_a_socket_of_this_machine_can_be_listened_on(
             assert client.classify([pixels])[0].label == "red"
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
 
 

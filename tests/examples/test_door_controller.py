@@ -69,12 +69,17 @@ class Controller:
 
 
 class Doors:
-    """A camera at two doors."""
+    """A camera at two doors.
 
-    def __init__(self, *arguments: object) -> None:
-        options = ("--heartbeat-s", HEARTBEAT_S, "--missed", MISSED)
+    Args:
+        arguments: After `limelens camera`.
+        heartbeat_s: A line that is older than `MISSED` of them says nothing any more.
+    """
+
+    def __init__(self, *arguments: object, heartbeat_s: float = HEARTBEAT_S) -> None:
+        options = ("--heartbeat-s", heartbeat_s, "--missed", MISSED)
         self.controllers = [Controller(kind, *options) for kind in ("--fail-secure", "--fail-safe")]
-        command = ("camera", *arguments, "--jsonl", "--heartbeat-s", HEARTBEAT_S)
+        command = ("camera", *arguments, "--jsonl", "--heartbeat-s", heartbeat_s)
         self.watching = subprocess.Popen(
             [sys.executable, "-m", "limelens.cli", *map(str, command)],
             stdout=subprocess.PIPE,
@@ -123,8 +128,8 @@ def film() -> Iterator[MjpegCamera]:
 def doors(film: MjpegCamera) -> Iterator[Callable[..., Doors]]:
     made: list[Doors] = []
 
-    def make(address: str, *arguments: object) -> Doors:
-        made.append(Doors(film.url, "--server", address, *arguments))
+    def make(address: str, *arguments: object, **settings: Any) -> Doors:
+        made.append(Doors(film.url, "--server", address, *arguments, **settings))
         return made[-1]
 
     yield make
@@ -175,7 +180,7 @@ def test_a_refused_stream_opens_no_secure_door(
 ) -> None:
     (tmp_path / "token").write_text(tokens.set("guest", ["models"]))
     server = start_server(access=tokens.access())
-    both = doors(server.address, "--token-file", tmp_path / "token")
+    both = doors(server.address, "--token-file", tmp_path / "token", heartbeat_s=PATIENCE_S)
     both.until("unknown, the camera's program ended")
     assert both.ended() == [1, 1]
     for controller in both.controllers:

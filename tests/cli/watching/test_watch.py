@@ -17,6 +17,7 @@ import pytest
 from tests.cli.test_camera import save_video
 from tests.detectors import save_detector
 from tests.filming import GREEN, RED, FilmedCamera, filming
+from tests.serve.processes.conftest import is_alive
 from tests.waiting import until
 
 from limelens.watch.record import EventFilter, Record, RecordError
@@ -344,12 +345,13 @@ def test_a_model_file_in_place_of_a_server_is_served_by_a_process_of_its_own(
         one.wait_for("door", "unknown")
         one.wait_for("door", "clear", "green")
         one.wait_for("hall", "clear", "green")
+        until(lambda: len(children(one.process.pid)) == 1)  # the killed one is gone
         (child,) = children(one.process.pid)
         # Whatever happens to the one, the other does not stay behind, nor does its folder.
         folder = Path(Path(f"/proc/{child}/cmdline").read_text().split("\0")[-2])
         assert folder.stat().st_mode & 0o777 == 0o700
         one.process.kill()
-        until(lambda: not Path(f"/proc/{child}").exists())
+        until(lambda: not is_alive(child))
         assert not folder.exists()
 
 

@@ -65,7 +65,7 @@ def test_a_page_whose_console_falls_silent_shows_unknown_and_no_old_decision(
     expect(page.locator("#trouble")).to_be_hidden()
 
     console.send_signal(signal.SIGSTOP)  # nothing tells the browser
-    expect(tile).to_have_attribute("data-state", "unknown", timeout=30_000)
+    expect(tile).to_have_attribute("data-state", "unknown")
     expect(tile).to_contain_text("Unknown")
     expect(tile).not_to_contain_text("Clear")
     expect(face).to_be_hidden()
@@ -73,6 +73,6 @@ def test_a_page_whose_console_falls_silent_shows_unknown_and_no_old_decision(
     expect(page.locator("#summary [data-state=unknown]")).to_contain_text("1")
 
     console.send_signal(signal.SIGCONT)
-    expect(tile).to_have_attribute("data-state", "clear", timeout=30_000)
+    expect(tile).to_have_attribute("data-state", "clear")
     expect(face).to_be_visible()
     expect(page.locator("#trouble")).to_be_hidden()

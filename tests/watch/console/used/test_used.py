@@ -153,7 +153,9 @@ def test_a_viewer_sees_everything_and_changes_nothing(
     page = open_page("phone")
     log_in(page, page_address, "vera")
     camera.colour = RED
-    page.get_by_role("article", name="door").get_by_role("link", name="Why").click()
+    door = page.get_by_role("article", name="door")
+    expect(door.get_by_text("Alert", exact=True)).to_be_visible()  # else it is why it was clear
+    door.get_by_role("link", name="Why").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("red")
     expect(page.get_by_text("What was decided")).to_be_visible()
     expect(page.get_by_text("Was that wrong?")).to_have_count(0)
