@@ -167,7 +167,7 @@ def test_a_cameras_people_are_counted(watch: Callable[..., Any], tmp_path: Path)
     left, right = (80, 160, 80, RED_SQUARE), (400, 160, 80, RED_SQUARE)
     frames = [frame_of(one) for one in ((), (left,), (left, right), (left, right))]
     with Client(watched.address, max_attempts=1) as client:
-        options = FaceOptions(skip_still_frames=True)
+        options = FaceOptions(skip_still_frames=True, max_unseen_s=60)
         camera = Paced(client, faces=options)
         for frame in frames:
             camera(frame)

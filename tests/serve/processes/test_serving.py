@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +40,7 @@ from limelens.serve.run_server import serve
 from limelens.serve.tools.load.process import local_server
 from limelens.serve.tools.similar import index_folder, save_index
 from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import classifier_service_pb2_grpc as service_grpc
 from limelens.v1 import face_pb2, image_pb2
 
 
@@ -107,27 +108,33 @@ def test_ctrl_c_of_a_terminal_drains_and_a_second_one_ends_at_once(
 ) -> None:
     server = fleet("--grace-s", "60")
     workers = server.workers
-    # One that explains for long, so that the server has something to wait for.
-    explain = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=10_000, seed=3)
-    call = server.stub().Explain.future(explain)
-    until(lambda: server.stub().Classify(GREEN).model.version == 1)
+    # One whose request does not come, so that the server has something to wait for.
+    never = threading.Event()
+    channel = server.channel()
+    asking: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(
+        "/limelens.v1.ClassifierService/Classify"
+    )
+    call = asking.future(iter(never.wait, True))
+    models = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
+    models.ListModels(service_pb2.ListModelsRequest())  # behind it on the same connection
     # As a terminal does it: to the whole group, which workers do not belong to.
     assert all(os.getpgid(pid) == pid for pid in workers)
     server.send_signal(signal.SIGINT)
-    until(lambda: not _accepts(server.address))
+    until(lambda: _refuses(server))
+    assert server.process.poll() is None
     server.send_signal(signal.SIGINT)
-    server.process.wait(60)
+    assert server.process.wait(60) == 128 + signal.SIGINT
     until(lambda: not any(map(is_alive, workers)))
-    call.cancel()
+    assert call.code() is grpc.StatusCode.UNAVAILABLE
+    never.set()
 
 
-def _accepts(address: str) -> bool:
-    host, port = address.split(":")
+def _refuses(server: Fleet) -> bool:
     try:
-        socket.create_connection((host, int(port)), 5).close()
-    except OSError:
-        return False
-    return True
+        server.stub().Classify(GREEN, timeout=60)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.UNAVAILABLE
+    return False
 
 
 def test_the_port_of_such_a_server_is_taken(fleet: Callable[..., Fleet], one_model: Path) -> None:

@@ -59,7 +59,7 @@ def request_of(*images: np.ndarray | bytes | image_pb2.Image, **fields: Any) -> 
 
 
 def classify(server: Any, *images: Any, **fields: Any) -> Any:
-    return server.stub().Classify(request_of(*images, **fields), timeout=30).predictions
+    return server.stub().Classify(request_of(*images, **fields), timeout=60).predictions
 
 
 def box_of(face: prediction_pb2.Face, height: int = 480, width: int = 640) -> list[float]:
@@ -288,13 +288,13 @@ def test_a_camera_does_not_wait_for_the_pixels_of_requests(
     async def held(bundle: Any, images: Any, **options: Any) -> Any:
         if options.get("priority", Priority.REQUEST) is Priority.REQUEST:
             begun.set()
-            await asyncio.to_thread(goes_on.wait, 60)
+            await asyncio.to_thread(goes_on.wait, 120)
         return await classify_all(bundle, images, **options)
 
     monkeypatch.setattr(engine, "classify", held)
     frame = frame_of([(*LARGE, RED)])
     request = server.stub().Classify.future(request_of(frame))
-    assert begun.wait(30)
+    assert begun.wait(60)
     messages = [
         service_pb2.ClassifyStreamRequest(
             config=service_pb2.StreamConfig(camera_id="door", faces=face_pb2.FaceOptions())
@@ -303,7 +303,7 @@ def test_a_camera_does_not_wait_for_the_pixels_of_requests(
             frame=service_pb2.Frame(frame_id=0, image=image_pb2.Image(encoded=png(frame)))
         ),
     ]
-    (answer,) = server.stub().ClassifyStream(iter(messages), timeout=30)
+    (answer,) = server.stub().ClassifyStream(iter(messages), timeout=60)
     assert answer.prediction.label == "red"
     assert not request.done()
     goes_on.set()

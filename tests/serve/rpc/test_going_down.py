@@ -25,6 +25,7 @@ from limelens.v1 import image_pb2
 
 _RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
 _IMAGE = image_pb2.Image(raw=image_pb2.RawImage(width=8, height=8, data=_RED.tobytes()))
+_CLASSIFY = "/limelens.v1.ClassifierService/Classify"
 _REQUEST = service_pb2.ClassifyRequest(images=[_IMAGE])
 
 
@@ -112,7 +113,7 @@ def calling(address: str, num_callers: int, *, again: bool) -> Iterator[list[Any
                 channel = grpc.insecure_channel(address, options)
             stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
             try:
-                stub.Classify(_REQUEST, timeout=30)
+                stub.Classify(_REQUEST, timeout=60)
             except grpc.RpcError as error:
                 statuses.append(error.code())
                 if not again:
@@ -142,6 +143,7 @@ def test_callers_who_never_stop_retrying_get_unavailable_and_nothing_else(
         with calling(server.ready(), 8, again=True) as statuses:
             server.send_signal(signal.SIGTERM)
             assert server.end() == (0, "")
+            until(lambda: grpc.StatusCode.UNAVAILABLE in statuses)
         assert {*statuses} == {None, grpc.StatusCode.UNAVAILABLE}
 
 
@@ -166,14 +168,18 @@ def test_a_second_signal_under_load_ends_at_once_and_in_order(
     assert bool(folders) == (processes > 1)
     with grpc.insecure_channel(address) as channel, calling(address, 4, again=True) as statuses:
         stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
-        # It would wait for this one for a minute.
-        explain = service_pb2.ExplainRequest(image=_IMAGE, num_samples=10_000, seed=3)
-        held = stub.Explain.future(explain)
+        # It would wait for this one, whose request does not come, for a minute.
+        never = threading.Event()
+        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(_CLASSIFY)
+        held = call.future(iter(never.wait, True))
+        stub.Classify(_REQUEST)  # behind it on the same connection
         server.send_signal(first)
         until(lambda: grpc.StatusCode.UNAVAILABLE in statuses)
+        assert not held.done()
         server.send_signal(second)
         assert server.end() == (128 + second, "")
         assert held.code() == grpc.StatusCode.UNAVAILABLE
+        never.set()
     assert {*statuses} == {None, grpc.StatusCode.UNAVAILABLE}
     assert not [one for one in folders if one.exists()]
 

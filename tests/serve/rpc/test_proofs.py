@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,16 @@ from limelens.serve.scheduling.inference import FittedImage
 
 @contextmanager
 def proving(proofs: Proofs, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    running: Future[None] = asyncio.run_coroutine_threadsafe(proofs.run(), loop)
+    async def begin() -> asyncio.Task[None]:
+        return asyncio.create_task(proofs.run())
+
+    async def end() -> None:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    running = asyncio.run_coroutine_threadsafe(begin(), loop).result(60)
     yield
-    running.cancel()
+    asyncio.run_coroutine_threadsafe(end(), loop).result(60)
 
 
 @contextmanager

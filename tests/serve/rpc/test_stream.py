@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import io
 import threading
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 from tests.serve.paced import Paced
 from tests.serve.rpc.conftest import Gate
-from tests.waiting import slow_by, until, until_async
+from tests.waiting import ever_longer, slow_by, until, until_async
 
 from limelens.serve import Client
 from limelens.serve.client import Frame
@@ -172,19 +173,27 @@ def test_a_stale_frame_is_dropped_and_counted(start_server: Callable[..., Any], 
     server = start_server(num_threads=1)
     with Client(server.address) as client:
         camera = Paced(client, max_frame_age_s=0.1)
-        camera(RED)
+
+        def is_in_time() -> bool:
+            return camera(RED).status is FrameStatus.CLASSIFIED
+
+        until(is_in_time)  # a busy machine may be too late for some
+        before = camera(RED)
         busy = threading.Thread(target=client.classify, args=(RED,))
         gate.close(busy.start, 1)
+        num_runs = server.counts().run
         camera.send(RED)
-        until_waiting(server, 1)
+        until_waiting(server, before.frame_id + 1)
         slow_by(0.15)  # in its turn
         gate.opened.set()
         answer = camera.answer()
-        assert (answer.status, answer.dropped_frames) == (FrameStatus.STALE, 1)
-        assert camera(RED).status is FrameStatus.CLASSIFIED
+        assert (answer.status, answer.dropped_frames) == (
+            FrameStatus.STALE, before.dropped_frames + 1,
+        )  # fmt: skip
         busy.join()
+        assert server.counts().run == num_runs + 1
+        until(is_in_time)
         camera.end()
-        assert server.counts().run == 3
 
 
 def test_numbers_that_are_not_finite_make_the_decision_unknown(
@@ -261,7 +270,7 @@ def test_an_error_during_a_response_still_ends_the_call(server: Any) -> None:
     stub = server.stub()
     for _ in range(100):  # the error comes while the first answer is being written, at times
         with pytest.raises(grpc.RpcError) as caught:
-            list(stub.ClassifyStream(iter([CONFIG, frame(0), CONFIG]), timeout=5))
+            list(stub.ClassifyStream(iter([CONFIG, frame(0), CONFIG]), timeout=60))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -277,12 +286,14 @@ def test_waiting_frames_still_get_a_response_at_the_end(server: Any) -> None:
 
 
 def test_a_silent_stream_is_ended(start_server: Callable[..., Any]) -> None:
-    server = start_server(service=ServiceSettings(stream_idle_s=0.2))
-    with Client(server.address) as client:
-        camera = Paced(client)
-        camera(RED)
-        with pytest.raises(ExpiredError, match=r"no frame for 0\.2 seconds"):
-            camera.answer()
+    for idle_s in ever_longer(0.2):
+        server = start_server(service=ServiceSettings(stream_idle_s=idle_s))
+        with Client(server.address) as client, contextlib.suppress(ExpiredError):
+            camera = Paced(client)
+            camera(RED)  # a busy machine may be too late with it
+            with pytest.raises(ExpiredError, match=rf"no frame for {idle_s:g} seconds"):
+                camera.answer()
+            break
 
 
 def test_too_many_streams_are_refused(start_server: Callable[..., Any]) -> None:
@@ -338,7 +349,7 @@ async def test_a_reader_that_never_reads_is_ended_with_bounded_memory(
                 num_kept.extend(len(camera.unread) for camera in server.service.cameras)
 
         writing = asyncio.create_task(flood())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await until_async(lambda: num_kept[-1])
             await until_async(lambda: not server.service.cameras)
             # The reason lies behind the answers that nobody fetched.
@@ -352,25 +363,36 @@ async def test_a_reader_that_never_reads_is_ended_with_bounded_memory(
 async def test_a_half_closed_stream_that_is_never_read_is_ended(
     start_server: Callable[..., Any],
 ) -> None:
-    server = start_server(service=ServiceSettings(stream_idle_s=0.5))
+    for idle_s in ever_longer(0.5):
+        error = await end_of_an_unread_stream(
+            start_server(service=ServiceSettings(stream_idle_s=idle_s))
+        )
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            break  # a busy machine may be too late with the next frame
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"no response was read for {idle_s:g} seconds" in (error.details() or "")
+
+
+async def end_of_an_unread_stream(server: Any) -> grpc.RpcError:
+    """The error that ends a stream of which nothing is read before it is over for the server."""
     small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
     async with grpc.aio.insecure_channel(server.address, small_window) as channel:
         stub = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
         call = stub.ClassifyStream()
         await call.write(CONFIG)
-        await until_async(lambda: server.service.cameras)
+        await until_async(lambda: server.service.cameras or call.done())
         # Each is answered at once, as out of order; the answers are more than the window holds.
-        for _ in range(1500):
-            await call.write(frame(7))
-        await call.done_writing()
-        async with asyncio.timeout(5):
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            for _ in range(1500):
+                await call.write(frame(7))
+            await call.done_writing()
+        async with asyncio.timeout(120):
             await until_async(lambda: not server.service.cameras)
             # The call is over for the server too, though nobody fetches the reason.
             await until_async(lambda: not server.server.open_calls.count)
         with pytest.raises(grpc.RpcError) as caught:
             await drain(call)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "no response was read for 0.5 seconds" in (caught.value.details() or "")
+        return caught.value
 
 
 def test_a_waiting_frame_is_held_once(server: Any, client: Client, gate: Gate) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.serve.paced import Paced
-from tests.waiting import slow_by, until
+from tests.waiting import ever_longer, slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.bundle import Bundle
@@ -79,7 +79,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             return predict(self, images)
         gate.num_runs += 1
         gate.entered.release()
-        assert gate.opened.wait(60)
+        assert gate.opened.wait(120)
         return predict(self, images)
 
     monkeypatch.setattr(Bundle, "predict", held)
@@ -148,7 +148,7 @@ def test_frames_are_classified_while_one_is_explained(client: Client, gate: Gate
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=60)
     for _ in range(20):
         assert camera(RED).status is FrameStatus.CLASSIFIED
     assert camera.news == []
@@ -161,7 +161,7 @@ def test_the_newest_waiting_change_is_explained(client: Client, gate: Gate) -> N
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=60)
     for frame in (GREEN, BLUE, RED):
         camera(frame)
     gate.opened.set()
@@ -182,7 +182,7 @@ def test_another_cameras_waiting_explanation_also_takes_the_newest(
         gate.opened.clear()
         first, second = (Camera(client, explain_on_change=FAST) for _ in range(2))
         first(RED)
-        assert gate.entered.acquire(timeout=30)
+        assert gate.entered.acquire(timeout=60)
         second(RED)
         second(GREEN)
         gate.opened.set()
@@ -201,7 +201,7 @@ def test_a_busy_server_reports_why_there_is_no_explanation(
         gate.opened.clear()
         first, second = (Camera(client, explain_on_change=FAST) for _ in range(2))
         first(RED)
-        assert gate.entered.acquire(timeout=30)
+        assert gate.entered.acquire(timeout=60)
         second(RED)
         change = second.hear().explanation
         assert change is not None
@@ -225,7 +225,7 @@ def test_frames_that_wait_for_explanation_count_as_waiting_bytes(
         gate.opened.clear()
         camera = Camera(client, explain_on_change=FAST)
         camera(RED)
-        assert gate.entered.acquire(timeout=30)
+        assert gate.entered.acquire(timeout=60)
         camera(GREEN)
         change = camera.hear().explanation
         assert change is not None
@@ -271,7 +271,7 @@ def test_the_stream_waits_for_its_explanation_at_the_end(client: Client, gate: G
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=60)
     camera(GREEN)
     threading.Timer(0.3, gate.opened.set).start()
     assert [one.frame_id for one in camera.end()] == [0, 1]
@@ -286,7 +286,7 @@ def test_the_wait_at_the_end_is_bounded(
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=60)
     camera(GREEN)
     left = camera.end()
     assert [one.frame_id for one in left] == [0, 1]
@@ -306,7 +306,7 @@ def test_a_camera_that_vanishes_leaves_no_work_behind(
     long: Any = {**FAST, "num_segments": 100, "num_samples": 5000}
     camera = Camera(client, explain_on_change=long)
     camera(RED)
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=60)
     camera(GREEN)
     camera.leave()
     until(lambda: not server.service.cameras)
@@ -323,11 +323,13 @@ def test_a_server_that_goes_down_waits_for_no_camera(
     gate.opened.clear()
     camera = Camera(client, explain_on_change=FAST)
     camera(RED)
-    assert gate.entered.acquire(timeout=30)
-    threading.Timer(0.3, gate.opened.set).start()
-    server.stop(grace_s=20)
+    assert gate.entered.acquire(timeout=60)
+    stopping = threading.Thread(target=server.stop, args=(60,))
+    stopping.start()
     with pytest.raises(UnavailableError):
         camera.hear()
+    gate.opened.set()
+    stopping.join()
 
 
 def test_no_more_than_one_explanation_waits_for_a_slow_reader(server: Any, client: Client) -> None:
@@ -338,14 +340,16 @@ def test_no_more_than_one_explanation_waits_for_a_slow_reader(server: Any, clien
     (camera,) = server.service.cameras
     most = 0
     began = time.monotonic()
-    num_answered = 0
+    answered: set[int] = set()
     for answer in answers:
-        num_answered += answer.status is not FrameStatus.EXPLANATION
+        if answer.status is not FrameStatus.EXPLANATION:
+            answered.add(answer.frame_id)
         if time.monotonic() - began < 1:
             slow_by(0.005)
         waiting = [one for one in camera.unread if one.explanation.HasField("explanation")]
         most = max(most, len(waiting))
-    assert num_answered > 1000
+    assert max(answered) == 3999
+    assert len(answered) > 100
     assert most <= 1
 
 
@@ -401,18 +405,20 @@ def test_a_door_alerts_at_once_and_clears_after_some_frames(client: Client) -> N
 
 
 def test_a_decision_without_new_frames_becomes_unknown(client: Client) -> None:
-    camera = Camera(client, max_decision_age_s=1.5, smoothing=(3, 2))
-    assert camera(RED).state is CameraState.UNKNOWN
-    answer = camera(RED)
-    assert (answer.alert, answer.state) == (True, CameraState.ALERT)
-    reported = camera.hear()  # without a frame
+    for max_age_s in ever_longer(0.5):
+        camera = Camera(client, max_decision_age_s=max_age_s, smoothing=(3, 2))
+        first, second = camera(RED), camera(RED)
+        reported = camera.hear()  # without a frame
+        after = [camera(RED).smoothed_label for _ in range(2)]
+        if camera.end() == []:  # on a busy machine a decision may expire between two frames
+            break
+    assert first.state is CameraState.UNKNOWN
+    assert (second.alert, second.state) == (True, CameraState.ALERT)
     assert (reported.status, reported.frame_id) == (FrameStatus.DECISION_EXPIRED, 1)
     assert reported.state is CameraState.UNKNOWN
     assert (reported.smoothed_label, reported.changed, reported.alert) == (None, True, False)
     # What was seen before no longer counts.
-    assert camera(RED).smoothed_label is None
-    assert camera(RED).smoothed_label == "red"
-    assert camera.end() == []
+    assert after == [None, "red"]
 
 
 def test_unreadable_frames_do_not_keep_a_decision(client: Client) -> None:
