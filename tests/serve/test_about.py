@@ -24,7 +24,7 @@ def test_a_server_from_a_checkout_reports_an_unknown_version(
     monkeypatch.setattr(about, "version", _none_installed)
     with grpc.insecure_channel(start_server().address) as channel:
         stub = pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-        found = stub.ServerMetadata(pb2.ServerMetadataRequest(), timeout=10)
+        found = stub.ServerMetadata(pb2.ServerMetadataRequest(), timeout=60)
     assert (found.name, found.version) == ("limelens", about.UNKNOWN)
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from limelens.serve.files import write_whole, writing_whole
 
@@ -103,6 +104,7 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 
     reading = threading.Thread(target=read)
     reading.start()
+    until(lambda: seen)
     for letter in b"bcdefgh":
         write_whole(path, bytes([letter]) * 200_000)
     is_over.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.access.conftest import Callers
 
 from limelens.serve.access.config import AccessConfig
 from limelens.serve.client import Client
@@ -277,8 +279,11 @@ def test_a_failed_handshake_is_unavailable_and_logged_with_the_reason(
         None,
     ]
     for one in refused:
-        with pytest.raises(UnavailableError):
-            caller(server.address, credentials=one).models()
+        # Closed at once: an open channel tries again after a second.
+        with contextlib.closing(Callers()) as refused_caller:
+            stranger = refused_caller(server.address, credentials=one)
+            with pytest.raises(UnavailableError):
+                stranger.models()
         assert caller(server.address, credentials=own).models()
     reported = server.stop().splitlines()
     reasons = [

@@ -147,7 +147,7 @@ def test_stock_clients_that_name_no_output_get_the_allowed_ones(
             outputs=[output(name=name) for name in wanted],
             raw_input_contents=[pixels.tobytes()],
         )
-        return [one.name for one in stub.ModelInfer(request, timeout=10).outputs]
+        return [one.name for one in stub.ModelInfer(request, timeout=60).outputs]
 
     assert infer(both) == ["probabilities", "embedding"]
     assert infer(some) == ["probabilities"]
@@ -210,7 +210,7 @@ def test_reflection_ends_when_its_token_expires(
 
     def asked() -> Any:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
-        ended.wait(30)
+        ended.wait(60)
 
     answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked())
     assert next(answers).list_services_response.service
@@ -388,7 +388,9 @@ def test_a_broken_file_is_logged_once_and_the_previous_one_applies(
     monkeypatch.setattr(Watched, "reread", counted)
     token = tokens.set("door", ["classify"])
     server = start_server(access=tokens.access())
-    tokens.path.write_text("[[client]]\nname = ")
+    beside = tokens.path.with_name("new")
+    beside.write_text("[[client]]\nname = ")
+    beside.rename(tokens.path)
     until(lambda: "stays in use" in caplog.text)
     tokens.path.unlink()
     until(lambda: "No such file" in caplog.text)

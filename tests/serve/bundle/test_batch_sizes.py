@@ -126,11 +126,11 @@ def test_sizes_that_are_added_in_service_never_run_beside_another_run(model: Pat
     with ThreadPoolExecutor(2) as pool:
         serving = [pool.submit(calls) for _ in range(2)]
         try:
-            assert began.wait(20)
+            assert began.wait(60)
             bundle.prepare()
         finally:
             ended.set()
-        assert all(one.result(20) > 0 for one in serving)
+        assert all(one.result(60) > 0 for one in serving)
     assert bundle.runs.sizes == (1, 2, 4, 8)
 
 

@@ -21,10 +21,10 @@ class Hold:
 
         def work() -> None:
             entered.set()
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(60)
 
         thread.submit(work)
-        assert entered.wait(20)
+        assert entered.wait(60)
 
 
 def test_requests_go_before_chunks_and_each_in_the_order_they_came() -> None:

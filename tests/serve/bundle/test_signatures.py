@@ -161,7 +161,7 @@ def test_the_command_signs_and_a_server_requires_it(tmp_path: Path, bundles: Bun
     assert process.stdout is not None
     assert process.stdout.readline().startswith("limelens: serving colours 1 on ")
     process.terminate()
-    assert process.communicate(timeout=30) == ("", "")
+    assert process.communicate(timeout=60) == ("", "")
 
 
 def test_a_missing_extra_is_named(

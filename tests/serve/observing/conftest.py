@@ -88,7 +88,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
     def held(self: Bundle, images: np.ndarray) -> np.ndarray:
         gate.entered.release()
-        assert gate.opened.wait(30)
+        assert gate.opened.wait(120)
         return predict(self, images)
 
     monkeypatch.setattr(Bundle, "predict", held)

@@ -50,7 +50,7 @@ class Process:
     def log(self) -> str:
         """All of it; ends the process."""
         self.process.send_signal(signal.SIGTERM)
-        rest, log = self.process.communicate(timeout=30)
+        rest, log = self.process.communicate(timeout=60)
         assert (self.process.returncode, rest) == (0, "")
         return log
 

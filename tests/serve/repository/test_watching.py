@@ -61,6 +61,15 @@ def test_bytes_that_were_not_validated_are_not_loaded(tmp_path: Path, bundles: B
         read_validated(path, result)
 
 
+@pytest.fixture
+def never_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds processes that validate when their interpreter starts, so that they do not end."""
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(600)\n")
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+@pytest.mark.usefixtures("never_begins")
 def test_a_validator_that_is_stopped_leaves_its_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not read")
@@ -70,11 +79,12 @@ def test_a_validator_that_is_stopped_leaves_its_file(tmp_path: Path) -> None:
         until(lambda: validator.pid is not None)
         validator.stop()  # before its interpreter is up
         with pytest.raises(UnavailableError, match=r"^the server is going down$"):
-            asking.result(30)
+            asking.result(60)
     with pytest.raises(UnavailableError):
         validator(path)
 
 
+@pytest.mark.usefixtures("never_begins")
 def test_a_validation_that_crashes_rejects_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not read")
@@ -85,4 +95,4 @@ def test_a_validation_that_crashes_rejects_the_file(tmp_path: Path) -> None:
         assert validator.pid is not None
         os.kill(validator.pid, signal.SIGSEGV)
         with pytest.raises(BundleError, match="ended by signal 11"):
-            asking.result(30)
+            asking.result(60)

@@ -39,7 +39,7 @@ class Gate:
 
     def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> Any:
         self.entered.set()
-        assert self.opened.wait(10)
+        assert self.opened.wait(120)
         self.batches.append(feed["images"][:, 0, 0, 0].tolist())
         return self.session.run(outputs, feed)
 
@@ -76,7 +76,7 @@ def image(value: int) -> Any:
 async def occupied(engine: CpuEngine, bundle: Bundle, gate: Gate) -> asyncio.Task[Any]:
     """Keeps the only worker busy until the gate is opened."""
     task = asyncio.create_task(engine.classify(bundle, [image(0)]))
-    await asyncio.to_thread(gate.entered.wait, 5)
+    assert await asyncio.to_thread(gate.entered.wait, 60)
     return task
 
 
@@ -110,7 +110,8 @@ async def test_calls_that_come_one_by_one_stay_on_one_thread(
         return np.zeros((32, 32, 3), np.uint8)
 
     for _ in range(6):
-        await slow_by_async(0.05)  # until the thread waits again
+        await until_async(lambda: engine.longest_at_work_s == 0)
+        await slow_by_async(0.05)  # until the thread that worked waits again
         await engine.classify(bundle, [MadeBy(prepared)])
     assert len(set(at_work)) == 1
 
@@ -283,7 +284,7 @@ class Short:
 async def test_no_output_of_a_model_ends_a_thread(engines: Any, bundle: Bundle, gate: Gate) -> None:
     gate.opened.set()
     engine = engines(num_threads=1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for _ in range(3):
             with pytest.raises(IndexError):
                 await engine.classify(Short(0), [image(1), image(2)])
@@ -341,7 +342,7 @@ async def test_how_each_image_ended_is_reported(engines: Any, bundle: Bundle, ga
         raise ValueError("no image")
 
     first = asyncio.create_task(engine.classify(bundle, [FittedImage(pixels)]))
-    await asyncio.to_thread(gate.entered.wait, 10)
+    assert await asyncio.to_thread(gate.entered.wait, 60)
     late = asyncio.create_task(
         engine.classify(bundle, [FittedImage(pixels)], deadline=time.monotonic())
     )

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from limelens.serve.scheduling.inference import InferenceResult
 
 MAX_TRACED: Final = 32  # how many images of a request have spans for their stages
-_CLOSE_S: Final = 3.0
+CLOSE_S: Final = 3.0  # how long the last spans may take
 _UNKNOWN: Final = "unknown_service"
 _Attributes = dict[str, str | int | float | bool]
 
@@ -170,7 +170,7 @@ class Tracing(Observer):
         """Sends the last spans, for a short time: the collector may be gone."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
-        thread.join(_CLOSE_S)
+        thread.join(CLOSE_S)
 
     def _parent(self) -> Span | None:
         call = current_call.get()
@@ -223,7 +223,17 @@ def _caller_context(metadata: Metadata) -> otel_context.Context:
 
 
 def _offset_ns() -> int:
-    return time.time_ns() - time.monotonic_ns()
+    """From `time.monotonic_ns` to `time.time_ns`.
+
+    The thread may lose the machine between two readings, which would shift all stages: of a few
+    pairs, the one that took the shortest counts.
+    """
+    pairs = []
+    for _ in range(3):
+        before, now = time.monotonic_ns(), time.time_ns()
+        after = time.monotonic_ns()
+        pairs.append((after - before, now - (before + after) // 2))
+    return min(pairs)[1]
 
 
 def _ns(monotonic_s: float, offset_ns: int) -> int:
