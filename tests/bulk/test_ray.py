@@ -97,8 +97,13 @@ def test_every_image_has_one_row_though_the_run_and_a_worker_are_killed(
 
     second = start(*command)
     # Workers that outlive their driver may still finish parts of the first.
-    until(lambda: any(out.glob("part-0002-*")) or second.poll() is not None, LONG_S)
-    workers = workers_of(second.pid)
+    workers: list[int] = []
+
+    def both_work() -> bool:
+        workers[:] = workers_of(second.pid)
+        return len(workers) == 2 and any(out.glob("part-0002-*"))
+
+    until(lambda: both_work() or second.poll() is not None, LONG_S)
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     output, errors = second.communicate()

@@ -40,7 +40,7 @@ class Loop:
         self._thread.start()
 
     def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(120)
 
     def stop(self) -> None:
         async def rest() -> None:
@@ -53,7 +53,7 @@ class Loop:
 
         self.run(rest())
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self.loop.close()
 
 
@@ -214,7 +214,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
     def held(self: Bundle, images: Any) -> Any:
         gate.num_entered += 1
-        assert gate.opened.wait(30)
+        assert gate.opened.wait(120)
         return predict(self, images)
 
     monkeypatch.setattr(Bundle, "predict", held)

@@ -197,7 +197,7 @@ def test_several_requests_run_at_once(
         )
         until(lambda: server.witness.names().count("Classify") == 3)
         gate.opened.set()
-        assert labels_of(asked.result(30)) == ["red"] * 40
+        assert labels_of(asked.result(60)) == ["red"] * 40
     assert server.witness.names().count("Classify") == 10
 
 
@@ -257,8 +257,8 @@ def test_types_distinguish_predictions_and_failures(
 
 
 async def test_a_busy_server_is_retried_while_the_deadline_allows() -> None:
-    (batch,) = batches(iter([np.zeros((8, 8, 3), np.uint8)]), 16, {}, "raise", patience_s=5.0)
-    delays_s = [4.0, 6.0]  # the second pause would end after the deadline
+    (batch,) = batches(iter([np.zeros((8, 8, 3), np.uint8)]), 16, {}, "raise", patience_s=9.9)
+    delays_s = [1.0, 10.0]  # the second pause would end after the deadline
     pauses: list[float] = []
 
     async def classify(_request: object) -> Any:
@@ -269,5 +269,5 @@ async def test_a_busy_server_is_retried_while_the_deadline_allows() -> None:
 
     with pytest.raises(OverloadedError):
         await classify_batch(batch, classify, asyncio.to_thread, sleep)
-    assert pauses == [4.0]
+    assert pauses == [1.0]
     assert delays_s == []

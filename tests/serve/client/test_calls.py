@@ -321,7 +321,7 @@ def test_a_restarted_server_is_found_within_the_call(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     server = start_server()
-    client = connect(server.address, timeout_s=30, max_attempts=5)
+    client = connect(server.address, timeout_s=60, max_attempts=5)
     assert client.classify(RED)[0].label == "red"
     server.stop()
     again = threading.Timer(0.3, start_server, kwargs={"listen": server.address})
@@ -347,7 +347,7 @@ def test_a_closed_client_ends_its_calls(
         until(lambda: gate.num_entered)
         client.close()
         with pytest.raises(LimelensError):
-            waiting.result(20)
+            waiting.result(60)
         gate.opened.set()
 
 

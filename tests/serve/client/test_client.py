@@ -60,7 +60,7 @@ def test_no_root_hides_the_others() -> None:
 
 
 def test_an_unreachable_server_is_an_error_of_limelens() -> None:
-    with Client("127.0.0.1:1", timeout_s=5) as client, pytest.raises(UnavailableError):
+    with Client("127.0.0.1:1", timeout_s=60) as client, pytest.raises(UnavailableError):
         client.classify(RED)
 
 

@@ -93,21 +93,31 @@ def test_a_door_is_watched_while_images_come_and_the_server_goes(
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         assert it.stdout is not None
         said = (line.partition(" ")[2].strip() for line in it.stdout)
+        late = "UNKNOWN: no frame was classified for too long"
+        before = ""
+
+        def until_said(line: str) -> None:
+            nonlocal before
+            while (now := next(said)) != line:
+                # On a busy machine a decision may expire, and is then made again.
+                assert now in (late, before)
+            before = line
+
         try:
-            assert next(said) == "UNKNOWN: nothing was decided yet"
-            assert next(said) == "ALERT: red"
+            until_said("UNKNOWN: nothing was decided yet")
+            until_said("ALERT: red")
             colour = "green"
-            assert next(said) == "CLEAR: green"
+            until_said("CLEAR: green")
             server.stop()
-            assert next(said) == "UNKNOWN: the server does not answer"
+            until_said("UNKNOWN: the server does not answer")
             start_server(listen=server.address)
-            assert next(said) == "UNKNOWN: nothing was decided yet"
-            assert next(said) == "CLEAR: green"
+            until_said("UNKNOWN: nothing was decided yet")
+            until_said("CLEAR: green")
             over.set()
             camera.join()
-            assert next(said) == "UNKNOWN: no frame was classified for too long"
+            until_said(late)
             (door / "end").touch()
-            assert next(said) == "UNKNOWN: nobody watches any more"
+            until_said("UNKNOWN: nobody watches any more")
             assert it.wait(60) == 0
         finally:
             over.set()

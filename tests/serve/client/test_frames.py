@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.waiting import slow_by, slow_by_async, until, until_async
+from tests.waiting import ever_longer, slow_by, slow_by_async, until, until_async
 
 from limelens.serve import AsyncClient
 from limelens.serve.client import Frame
-from limelens.serve.client.results import FrameStatus
+from limelens.serve.client.results import FrameAnswer, FrameStatus
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -39,15 +39,19 @@ class Counted:
 
     def __init__(self, most: int | None = None, every_s: float = 0.0) -> None:
         self.most, self.every_s = most, every_s
+        self.pauses_at: int | None = None
+        """The frame that does not come as long as this is its number."""
         self.num_taken = 0
         self.is_closed = False
         """Whether no more can be taken."""
         self._held: weakref.WeakSet[Frame] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
     @property
     def num_held(self) -> int:
         gc.collect()
-        return sum(1 for one in list(self._held) if not isinstance(one.image, bytes))
+        with self._lock:  # a set may not grow while it is read
+            return sum(1 for one in self._held if not isinstance(one.image, bytes))
 
     def __iter__(self) -> Iterator[Frame]:
         try:
@@ -56,8 +60,10 @@ class Counted:
                     return
                 if self.every_s:
                     slow_by(self.every_s)
+                until(lambda: self.pauses_at != number)  # noqa: B023
                 frame = Frame(number, RED.copy())
-                self._held.add(frame)
+                with self._lock:
+                    self._held.add(frame)
                 self.num_taken += 1
                 yield frame
                 del frame
@@ -92,10 +98,11 @@ def test_a_slow_reader_of_a_camera_holds_one_frame_and_gets_the_newest(
     assert frames.num_held <= 4  # the newest, the one on its way, the one just made
     assert server.counts().run <= 70  # of those that may go before answers are read
     newest = frames.num_taken
-    reported = list(itertools.islice(answers, 600))
-    assert any(
-        one.status is FrameStatus.CLASSIFIED and one.frame_id >= newest - 1 for one in reported
-    )
+    reported = []
+    for one in answers:
+        reported.append(one)
+        if one.status is FrameStatus.CLASSIFIED and one.frame_id >= newest - 1:
+            break
     assert any(one.status is FrameStatus.SUPERSEDED for one in reported)
     assert reported[-1].dropped_frames > 500
     answers.close()
@@ -178,32 +185,47 @@ def test_a_server_that_comes_back_goes_on_with_the_stream(
     start_server: Callable[..., Any], connect: Callable[..., Any], drop_old: bool
 ) -> None:
     server = start_server()
-    frames = Counted(900, every_s=0.002)
-    answers = []
+    frames = Counted(every_s=0.002)
+    answers: list[FrameAnswer] = []
     stream = connect(server.address).stream(
         frames, drop_old=drop_old, reconnect=True, smoothing=(3, 2)
     )
+    num_restarts = 0
     for answer in stream:
         answers.append(answer)
-        if len(answers) in (20, 600):
+        if num_restarts < 2 and len(answers) >= (20, 600)[num_restarts]:
+            if num_undecided(answers) <= num_restarts:
+                continue  # the server has not begun
+            # Of more frames that were given up the client does not keep the answers.
+            frames.pauses_at = frames.num_taken + 100
             server.stop()
             server = start_server(listen=server.address)
+            frames.pauses_at = None
+            num_restarts += 1
+            if num_restarts == 2:
+                frames.most = frames.num_taken + 200
+    count = frames.num_taken
     reported = Counter(one.frame_id for one in answers)
-    assert sorted(reported) == list(range(900))
+    assert sorted(reported) == list(range(count))
     assert set(reported.values()) == {1}
     states = Counter(one.status for one in answers)
     if not drop_old:
-        assert states == {FrameStatus.CLASSIFIED: 900}
+        assert states == {FrameStatus.CLASSIFIED: count}
     else:
         assert answers[-1].status is FrameStatus.CLASSIFIED
-        assert answers[-1].dropped_frames == 900 - states[FrameStatus.CLASSIFIED]
+        assert answers[-1].dropped_frames == count - states[FrameStatus.CLASSIFIED]
     # What each server reported of its first frames: nothing is known yet, and that is a change.
-    labels = [one.smoothed_label for one in answers if one.status is FrameStatus.CLASSIFIED]
-    assert labels.count(None) == 3
+    assert num_undecided(answers) == 3
     before: str | None = None
     for one in answers:
         assert one.changed is (one.smoothed_label != before)
         before = one.smoothed_label
+
+
+def num_undecided(answers: list[FrameAnswer]) -> int:
+    """How many frames were classified before their server had decided anything."""
+    labels = [one.smoothed_label for one in answers if one.status is FrameStatus.CLASSIFIED]
+    return labels.count(None)
 
 
 def test_a_full_server_is_retried_if_requested(
@@ -230,23 +252,27 @@ def test_a_full_server_is_retried_if_requested(
 def test_a_camera_continues_after_a_long_silence(
     start_server: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
-    def rarely(failing: bool) -> Iterator[Any]:
+    def rarely(idle_s: float, failing: bool) -> Iterator[Any]:
         yield RED
-        slow_by(0.8)
+        slow_by(4 * idle_s)
         if failing:
             raise OSError("the camera was unplugged")
         yield GREEN
-        slow_by(0.8)
+        slow_by(4 * idle_s)
 
-    client = connect(start_server(service=ServiceSettings(stream_idle_s=0.2)).address)
-    with pytest.raises(ExpiredError, match=r"no frame for 0\.2 seconds"):
-        list(client.stream(rarely(False)))
-    answers = client.stream(rarely(False), reconnect=True)
-    assert [one.smoothed_label for one in answers] == ["red", "green"]
-    answers = client.stream(rarely(True), reconnect=True)
-    assert next(answers).smoothed_label == "red"
-    with pytest.raises(OSError, match="unplugged"):
-        next(answers)
+    for idle_s in ever_longer(0.2):
+        client = connect(start_server(service=ServiceSettings(stream_idle_s=idle_s)).address)
+        with pytest.raises(ExpiredError, match=rf"no frame for {idle_s:g} seconds"):
+            list(client.stream(rarely(idle_s, False)))
+        both = list(client.stream(rarely(idle_s, False), reconnect=True))
+        before: list[FrameAnswer] = []
+        with pytest.raises(OSError, match="unplugged"):
+            before.extend(client.stream(rarely(idle_s, True), reconnect=True))
+        # A frame that a busy machine classifies too late is lost.
+        if {one.status for one in (*both, *before)} == {FrameStatus.CLASSIFIED}:
+            break
+    assert [one.smoothed_label for one in both] == ["red", "green"]
+    assert [one.smoothed_label for one in before] == ["red"]
 
 
 def test_a_refusal_is_reported_even_while_a_frame_is_sent(
@@ -284,7 +310,7 @@ async def test_frames_may_come_from_asynchronous_code(start_server: Callable[...
         answers = client.stream(camera(), drop_old=False)
         assert [(await anext(answers)).frame_id for _ in range(5)] == list(range(5))
         await answers.aclose()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await ended.wait()
         files = [answer async for answer in client.stream(iter([RED] * 5), drop_old=False)]
         assert [one.status.value for one in files] == ["classified"] * 5

@@ -68,7 +68,7 @@ def killed(data: Path, out: Path, config: TrainConfig, epoch: int, step: int) ->
     found = subprocess.run(
         [sys.executable, "-c", code, json.dumps([str(data), str(out), settings, epoch, step])],
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert found.returncode == -signal.SIGKILL, found.stderr
