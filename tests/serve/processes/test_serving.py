@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def test_ctrl_c_of_a_terminal_drains_and_a_second_one_ends_at_once(
     asking: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(
         "/limelens.v1.ClassifierService/Classify"
     )
-    call = asking.future(iter(never.wait, True))
+    call = asking.future(_nothing_until(never))
     models = service_grpc.ClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
     models.ListModels(service_pb2.ListModelsRequest())  # behind it on the same connection
     # As a terminal does it: to the whole group, which workers do not belong to.
@@ -127,6 +127,11 @@ def test_ctrl_c_of_a_terminal_drains_and_a_second_one_ends_at_once(
     until(lambda: not any(map(is_alive, workers)))
     assert call.code() is grpc.StatusCode.UNAVAILABLE
     never.set()
+
+
+def _nothing_until(event: threading.Event) -> Iterator[bytes]:
+    event.wait()
+    yield from ()
 
 
 def _refuses(server: Fleet) -> bool:

@@ -171,7 +171,7 @@ def test_a_second_signal_under_load_ends_at_once_and_in_order(
         # It would wait for this one, whose request does not come, for a minute.
         never = threading.Event()
         call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(_CLASSIFY)
-        held = call.future(iter(never.wait, True))
+        held = call.future(_nothing_until(never))
         stub.Classify(_REQUEST)  # behind it on the same connection
         server.send_signal(first)
         until(lambda: grpc.StatusCode.UNAVAILABLE in statuses)
@@ -182,6 +182,12 @@ def test_a_second_signal_under_load_ends_at_once_and_in_order(
         never.set()
     assert {*statuses} == {None, grpc.StatusCode.UNAVAILABLE}
     assert not [one for one in folders if one.exists()]
+
+
+def _nothing_until(event: threading.Event) -> Iterator[bytes]:
+    """The request of a call that does not come."""
+    event.wait()
+    yield from ()
 
 
 def _counted_in(pid: int) -> set[Path]:
