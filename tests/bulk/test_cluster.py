@@ -88,6 +88,8 @@ def node(folder: Path, *arguments: object) -> Iterator[psutil.Process]:
     command = [
         *("ray", "start", "--block", "--num-cpus", "1", "--node-ip-address", HERE),
         *("--include-log-monitor", "false", "--object-store-memory", str(100 * 1024**2)),
+        # Whichever are free: Ray's own range may hold the ports that the test has chosen.
+        *("--min-worker-port", "0", "--max-worker-port", "0"),
         *map(str, arguments),
     ]
     log = folder / f"{secrets.token_hex(4)}.log"
