@@ -60,7 +60,7 @@ def test_health_names_everything_that_is_wrong_and_what_runs_where(
     live.put(camera("<yard>", reason=UnknownReason.CAMERA_LOST, detail="401"))
     console = start_console(
         live,
-        client=lambda: Client(server.address, timeout_s=5),
+        client=lambda: Client(server.address, timeout_s=30),
         problems=lambda: ["webhook: refused; 14 events wait"],
         users=users,
         tls_cert=cert,
