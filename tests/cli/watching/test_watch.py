@@ -341,8 +341,9 @@ def test_a_model_file_in_place_of_a_server_is_served_by_a_process_of_its_own(
         one.wait_for("door", "clear", "green")
         one.wait_for("hall", "clear", "green")
         (child,) = children(one.process.pid)
+        before = len(one.states("door"))
         os.kill(child, signal.SIGKILL)
-        one.wait_for("door", "unknown")
+        until(lambda: "unknown" in [state for state, _ in one.states("door")[before:]])
         one.wait_for("door", "clear", "green")
         one.wait_for("hall", "clear", "green")
         until(lambda: len(children(one.process.pid)) == 1)  # the killed one is gone
