@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import serving
+from tests.waiting import PATIENCE_S
 
 from limelens.serve.access.config import AccessConfig, Tls
 
@@ -30,6 +31,8 @@ def look(limelens: Run) -> Callable[..., dict[str, dict[str, str]]]:
     """Runs the doctor; its checks by their names. The exit code follows from the checks."""
 
     def run(*arguments: object) -> dict[str, dict[str, str]]:
+        if "--timeout-s" not in arguments:
+            arguments += ("--timeout-s", PATIENCE_S)
         result = limelens("doctor", *arguments, "--json")
         document = result.json
         checks = {check["name"]: check for check in document["checks"]}
@@ -108,7 +111,7 @@ def test_wrong_names_and_ports_are_reported(
 def test_a_port_with_another_protocol_is_reported(
     look: Run, web_server: int, silent_port: int
 ) -> None:
-    web = wrong(look("--server", f"127.0.0.1:{web_server}"))["protocol"]
+    web = wrong(look("--server", f"127.0.0.1:{web_server}", "--timeout-s", "5"))["protocol"]
     assert "neither TLS nor HTTP/2" in web
     assert f"curl -v http://127.0.0.1:{web_server} shows a web server" in web
     silent = look("--server", f"127.0.0.1:{silent_port}", "--timeout-s", "0.3")
