@@ -299,6 +299,35 @@ def test_another_grpc_server_is_reported(look: Run) -> None:
     assert "not limelens" in wrong(checks)["service"]
 
 
+def test_a_large_message_without_a_response_is_not_said_to_be_accepted(look: Run) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    class Lost(grpc.GenericRpcHandler):
+        """Is healthy, but for large messages."""
+
+        def service(self, details: Any) -> Any:
+            def check(request: bytes, context: Any) -> bytes:
+                if len(request) > 1000:
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "lost on the way")
+                return b"\x08\x01"
+
+            is_health = details.method == "/grpc.health.v1.Health/Check"
+            return grpc.unary_unary_rpc_method_handler(check) if is_health else None
+
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool, options=[("grpc.max_receive_message_length", -1)])
+        server.add_generic_rpc_handlers((Lost(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        check = look("--server", f"127.0.0.1:{port}", "--deep")["message size"]
+        server.stop(None).wait()
+    assert check["state"] == "warning"
+    assert "67,108,864 bytes had no response: " in check["found"]
+    assert "lost on the way" in check["found"]
+
+
 def test_this_machine_is_checked(look: Run, models: Path, limelens: Run) -> None:
     checks = look("--models", models)
     assert not wrong(checks)

@@ -17,6 +17,7 @@ from limelens.serve.about import UNKNOWN, package_version
 from limelens.serve.client import Client, ConnectArguments, Connection, Token
 from limelens.serve.client.results import ModelInfo
 from limelens.serve.errors import (
+    ExpiredError,
     InvalidRequestError,
     LimelensError,
     NotFoundError,
@@ -24,6 +25,7 @@ from limelens.serve.errors import (
     PermissionDeniedError,
     ServerError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from limelens.serve.status import from_call
 from limelens.serve.tools.doctor.check import Check, ok, warning, wrong
@@ -250,4 +252,9 @@ def _message_size(channel: Any, timeout_s: float | None) -> Check:
         error = from_call(rpc_error)
         if isinstance(error, InvalidRequestError):
             return ok("message size", f"refused: {error.description}")
+        if isinstance(error, (ExpiredError, UnavailableError)):
+            advice = "check again once the server is less busy, or with a longer --timeout-s"
+            return warning(
+                "message size", f"{_LARGE_BYTES:,} bytes had no response: {error}", advice
+            )
     return ok("message size", f"{_LARGE_BYTES:,} bytes and more are accepted")
