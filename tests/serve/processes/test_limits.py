@@ -102,7 +102,7 @@ def test_a_call_waits_for_its_turn_in_any_process(fleet: Callable[..., Fleet]) -
     server = fleet("--max-calls-per-client", "1", "--max-waiting-per-client", "1")
     camera = Camera(server.stub())
     assert camera.is_let_in()
-    waiting = [one.Classify.future(GREEN, timeout=30) for one in server.stubs(4)]
+    waiting = [one.Classify.future(GREEN, timeout=120) for one in server.stubs(4)]
     until(lambda: sum(one.done() for one in waiting) == 3)
     refused = [one for one in waiting if one.done()]
     assert {one.code() for one in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -116,12 +116,12 @@ def test_a_caller_who_leaves_frees_its_place(fleet: Callable[..., Fleet]) -> Non
     server = fleet("--max-calls-per-client", "1", "--max-waiting-per-client", "9")
     camera = Camera(server.stub())
     assert camera.is_let_in()
-    waiting = [one.Classify.future(GREEN, timeout=30) for one in server.stubs(4)]
+    waiting = [one.Classify.future(GREEN, timeout=120) for one in server.stubs(4)]
     with pytest.raises(grpc.FutureTimeoutError):
         waiting[0].result(timeout=0.3)
-    at_once = [one.Classify.future(GREEN, timeout=30) for one in server.stubs(4)]
+    at_once = [one.Classify.future(GREEN, timeout=120) for one in server.stubs(4)]
     for one in (*waiting, *at_once):
         one.cancel()
     camera.end()
     for stub in server.stubs(4):
-        assert stub.Classify(GREEN, timeout=30).model.version == 1
+        assert stub.Classify(GREEN, timeout=120).model.version == 1

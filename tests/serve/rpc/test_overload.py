@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from tests.waiting import until
+from tests.waiting import slow_by, until
 
 from limelens.serve import Client
 from limelens.serve.access.config import AccessConfig
@@ -147,6 +148,26 @@ def test_a_burst_of_one_connection_is_refused_and_others_are_served(
             assert any(one.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for one in status.details)
     assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}, codes
     assert other.Classify(raw_request()).predictions
+
+
+@pytest.mark.slow
+def test_a_call_that_is_not_seen_for_long_is_answered(start_server: Callable[..., Any]) -> None:
+    server = start_server()
+    stub = server.stub()
+    stub.Classify(raw_request())
+    busy, goes_on = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        busy.set()
+        goes_on.wait(60)
+
+    holding = asyncio.run_coroutine_threadsafe(hold(), server.loop)
+    assert busy.wait(60)
+    calls = [stub.Classify.future(raw_request()) for _ in range(6)]
+    slow_by(32)  # by itself, gRPC ends calls that nobody asked for within 30 s
+    goes_on.set()
+    holding.result(60)
+    assert [len(call.result().predictions) for call in calls] == [1] * 6
 
 
 def test_calls_beyond_the_limit_get_a_retry_delay(

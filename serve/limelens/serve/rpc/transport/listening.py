@@ -23,10 +23,12 @@ _NO_LIMIT: Final = 2**31 - 1
 BURST_OPTIONS: Final = (
     ("grpc.server.max_pending_requests", _NO_LIMIT),
     ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+    ("grpc.server_max_unrequested_time_in_server", _NO_LIMIT),
 )
 """Leave bursts to our own limits, which are fair and say when to retry.
 
-Above its own limit of pending calls, gRPC ends calls of any client.
+Above its own limit of pending calls, and of the 30 s that one may be pending on a busy machine,
+gRPC ends calls of any client.
 """
 
 
