@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from tests.watch.record.made import PATIENCE_S, alert, explanation, lost
 from limelens.serve.decisions.camera_state import CameraState
 from limelens.watch.event import EventType
 from limelens.watch.record import DamagedRecordError, EventFilter, Record, RecordError
+from limelens.watch.record.presence import Presence
 from limelens.watch.record.schema import APPLICATION_ID, MIGRATIONS, VERSION
 from limelens.watch.record.writer import RecordWriter
 
@@ -159,16 +162,144 @@ def test_a_camera_of_which_only_heartbeats_came_is_ended_too(
     until(lambda: watched(folder) == {"door"})
     second.put(lost(camera_id="hall"))
     assert second.flush(PATIENCE_S)
-    # A copy has the rows of its writers, and nobody holds their locks.
-    copy = tmp_path / "copy"
-    copy.mkdir()
+    with Record(killed(folder, tmp_path / "killed")) as record:
+        assert [one.camera_id for one in record.silent()] == ["door", "hall"]
+
+
+def killed(folder: Path, to: Path) -> Path:
+    """A record as it would be if its writers had been killed: a copy, of which nobody holds one."""
+    to.mkdir()
     with (
         sqlite3.connect(folder / "events.sqlite") as source,
-        sqlite3.connect(copy / "events.sqlite") as target,
+        sqlite3.connect(to / "events.sqlite") as target,
     ):
         source.backup(target)
-    with Record(copy) as record:
-        assert [one.camera_id for one in record.silent()] == ["door", "hall"]
+    return to
+
+
+def test_a_camera_that_two_watched_goes_on_if_one_of_them_is_killed(
+    record_in_process: Callable[..., Process], start: Start, folder: Path
+) -> None:
+    writer = start()
+    event = alert()
+    writer.put(event)
+    assert writer.flush(PATIENCE_S)
+    other = record_in_process(1)
+    assert len(next(recorded_by(other))) == 36
+    (of_both,) = watched(folder)
+    other.kill()
+    other.wait()
+    num_writers = len(alive(folder))
+    # A camera that is new here is a reason to look at once.
+    writer.put(lost(camera_id="hall"))
+    until(lambda: len(alive(folder)) < num_writers)
+    assert writer.flush(PATIENCE_S)
+    with Record(folder) as record:
+        of_it = record.list(EventFilter(cameras=(of_both,))).events
+        assert [one.event.reason for one in of_it] == ["", ""]
+        assert record.silent() == ()
+
+
+def test_a_camera_is_silent_whatever_a_wrong_clock_recorded_before(
+    start: Start, folder: Path, tmp_path: Path
+) -> None:
+    writer = start()
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    writer.put(lost(camera_id="door", type=EventType.STATE, reason="off", time=tomorrow))
+    writer.put(alert(camera_id="door"))
+    assert writer.flush(PATIENCE_S)
+    with Record(killed(folder, tmp_path / "killed")) as record:
+        assert [one.camera_id for one in record.silent()] == ["door"]
+
+
+def test_locks_that_no_writer_is_known_of_are_removed(start: Start, folder: Path) -> None:
+    # As of one that was killed before it could say anything, such as on a full disk.
+    folder.mkdir()
+    stray = folder / "writer-0123.lock"
+    stray.touch()
+    writer = start()
+    writer.put(alert())
+    assert writer.flush(PATIENCE_S)
+    assert {path.name for path in folder.glob("writer-*")} == alive(folder)
+    assert not stray.exists()
+
+
+def test_a_writer_whose_lock_was_removed_is_not_taken_for_dead_for_long(
+    start: Start, folder: Path
+) -> None:
+    writer = start()
+    writer.put(alert())
+    assert writer.flush(PATIENCE_S)
+    (lock,) = folder.glob("writer-*")
+    lock.unlink()
+    writer.put(alert())
+    assert writer.flush(PATIENCE_S)
+    assert lock.exists()
+    with Record(folder) as record:
+        assert record.silent() == ()
+
+
+def test_a_presence_that_ended_closes_nothing_of_others(tmp_path: Path) -> None:
+    presence = Presence(tmp_path)
+    presence.release()
+    with (tmp_path / "other").open("wb") as other:  # it gets the number that is free now
+        presence.release()
+        os.fstat(other.fileno())
+
+
+SILENT_FOR_ANOTHER_USER = (
+    "import fcntl, os, sys; from limelens.watch.record import Record; "
+    "os.geteuid() or os.setuid(65534); print(len(Record(sys.argv[1]).silent()), end='')"
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has other rights")
+def test_who_may_read_the_record_may_ask_whether_its_writers_live(start: Start) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's is for one user only
+        folder = Path(name) / "record"
+        start(path=folder).close(PATIENCE_S)
+        for path, mode in ((Path(name), 0o755), (folder, 0o777), (folder / "events.sqlite", 0o666)):
+            path.chmod(mode)
+        writer = start(path=folder)
+        writer.put(alert())
+        assert writer.flush(PATIENCE_S)
+        (lock,) = folder.glob("writer-*")
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o666
+        for mode in (0o666, 0o000):
+            lock.chmod(mode)  # root looks as somebody else
+            asked = subprocess.run(
+                [sys.executable, "-c", SILENT_FOR_ANOTHER_USER, folder],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (asked.stdout, asked.stderr) == ("0", "")
+        writer.close(PATIENCE_S)
+
+
+def test_what_is_too_old_makes_room_on_a_full_disk_that_allows_no_sign_of_life(
+    record_in_process: Callable[..., Process], start: Start, folder: Path
+) -> None:
+    writer = start(max_age_days=36_500)
+    event = alert(time=datetime.now(UTC) - timedelta(days=1000))
+    writer.put(event)
+    writer.explain(explanation(event.id))
+    for _ in range(20):
+        writer.put(alert())
+    assert writer.flush(PATIENCE_S)
+    overlay = folder / "overlays" / f"{event.id}.png"
+    with sqlite3.connect(folder / "events.sqlite") as reader:
+        # While somebody reads, the log only grows; and it may not.
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        writer.close(PATIENCE_S)
+        assert overlay.exists()
+        most_bytes = (folder / "events.sqlite-wal").stat().st_size
+        process = record_in_process(1, most_bytes=most_bytes)
+        assert "the disk" in next(line for line in lines(process) if line.startswith("problem"))
+        assert not alive(folder)
+        until(lambda: not overlay.exists())
+    reader.close()
 
 
 def test_two_processes_write_one_record(

@@ -6,8 +6,10 @@ row that nobody holds the lock of, the cameras are not watched any more. It know
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from typing import Final
 
 from limelens.serve.decisions.camera_state import CameraState, UnknownReason
 from limelens.watch.event import Event, EventType, new_event_id
+from limelens.watch.record.database import FILE, identity
 from limelens.watch.record.documents import from_ms
 from limelens.watch.record.storing import store_event
 
@@ -26,9 +29,10 @@ SIGN_S: Final = 10.0
 _SILENT_AFTER_MS: Final = 60_000
 """Where files cannot be locked, silence must do."""
 _TIME: Final = "%Y-%m-%d %H:%M:%S"
+# In the order of recording, because a clock may have been put back; the sign keeps SQLite from an
+# index that would have to be sorted.
 _LAST: Final = (
-    "SELECT state, reason, time_ms FROM events WHERE camera_id = ? "
-    "ORDER BY time_ms DESC, number DESC LIMIT 1"
+    "SELECT state, reason, time_ms FROM events WHERE +camera_id = ? ORDER BY number DESC LIMIT 1"
 )
 
 
@@ -54,16 +58,18 @@ class Presence:
 
     def __init__(self, folder: Path) -> None:
         self._id = uuid.uuid4().hex
+        self._folder = folder
         self._path = _lock_path(folder, self._id)
-        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            import fcntl
-        except ImportError:  # not on every system
-            return
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock: int | None = None
+        self._hold()
 
     def sign(self, connection: sqlite3.Connection, cameras: frozenset[str]) -> None:
-        """Says that it lives and watches these cameras, in the caller's transaction."""
+        """Says that it lives and watches these cameras, in the caller's transaction.
+
+        Raises:
+            OSError: Its lock was removed, and cannot be made again.
+        """
+        self._hold()
         connection.execute(
             "INSERT INTO writers VALUES (?, ?) "
             "ON CONFLICT (id) DO UPDATE SET alive_ms = excluded.alive_ms",
@@ -80,11 +86,27 @@ class Presence:
         connection.execute("DELETE FROM writers WHERE id = ?", (self._id,))
         # Only now: until then whoever looks must find it held.
         self.release()
-        self._path.unlink(missing_ok=True)
+        _remove(self._path)
 
     def release(self) -> None:
         """Ends without a word, as a process does that is killed."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _hold(self) -> None:
+        """Holds the lock of its file, which somebody may have removed."""
+        while self._lock is None or identity(self._path) != _identity_of(self._lock):
+            self.release()
+            self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            # Whoever may read the record may ask whether its writers live.
+            with contextlib.suppress(OSError):
+                self._path.chmod(stat.S_IMODE((self._folder / FILE).stat().st_mode))
+            try:
+                import fcntl
+            except ImportError:  # not on every system
+                return
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
 
 def close_silent(connection: sqlite3.Connection, folder: Path) -> None:
@@ -114,7 +136,7 @@ def close_silent(connection: sqlite3.Connection, folder: Path) -> None:
             store_event(connection, event)
     for writer_id, _ in gone:
         connection.execute("DELETE FROM writers WHERE id = ?", (writer_id,))
-        _lock_path(folder, writer_id).unlink(missing_ok=True)
+    _remove_stray_locks(connection, folder)
 
 
 def silent_cameras(connection: sqlite3.Connection, folder: Path) -> list[tuple[datetime, str]]:
@@ -151,11 +173,17 @@ def _silent(connection: sqlite3.Connection, writer: str, alive_ms: int) -> Itera
 
 def _is_alive(folder: Path, writer: str, alive_ms: int) -> bool:
     try:
-        import fcntl
-    except ImportError:
+        is_held = _is_held(_lock_path(folder, writer))
+    except (ImportError, PermissionError):
         return abs(_now_ms() - alive_ms) < _SILENT_AFTER_MS
+    return is_held
+
+
+def _is_held(path: Path) -> bool:
+    import fcntl
+
     try:
-        number = os.open(_lock_path(folder, writer), os.O_RDONLY)
+        number = os.open(path, os.O_RDONLY)
     except FileNotFoundError:  # the record was copied
         return False
     try:
@@ -165,6 +193,29 @@ def _is_alive(folder: Path, writer: str, alive_ms: int) -> bool:
     finally:
         os.close(number)
     return False
+
+
+def _remove_stray_locks(connection: sqlite3.Connection, folder: Path) -> None:
+    """Removes the locks of writers that ended and have no row, such as on a full disk."""
+    known = {_lock_path(folder, row[0]) for row in connection.execute("SELECT id FROM writers")}
+    for path in folder.glob("writer-*.lock"):
+        if path in known:
+            continue
+        # One that is just being made may be taken for a stray: its writer looks, and makes it anew.
+        with contextlib.suppress(ImportError, PermissionError):
+            if not _is_held(path):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    # A lock that stays disturbs nobody.
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _identity_of(number: int) -> tuple[int, int]:
+    found = os.fstat(number)
+    return found.st_dev, found.st_ino
 
 
 def _lock_path(folder: Path, writer: str) -> Path:

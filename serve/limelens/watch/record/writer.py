@@ -200,13 +200,13 @@ class RecordWriter:
         is_closed = self._backlog.is_closed
         items = self._backlog.take(_BATCH, wait_s)
         connection = self._connected()
+        # Before anything is written, because it may make the room that this needs.
+        if time.monotonic() >= self._retention_at and not self._backlog.is_closed:
+            self._retain(connection)
         # Before any event: what was left standing by another writer ended before it.
         # And at once for a camera that is new here: its state may stand in the record already.
         if time.monotonic() >= self._sign_at or self._cameras != self._signed:
             self._sign(connection)
-        # Before recording, because it may make the room that recording needs.
-        if time.monotonic() >= self._retention_at and not self._backlog.is_closed:
-            self._retain(connection)
         if items or self._backlog.lost is not None:
             self._record(connection, items)
         elif self._to_blur:
@@ -252,16 +252,19 @@ class RecordWriter:
         return bool(item.jpeg)
 
     def _sign(self, connection: sqlite3.Connection) -> None:
+        assert self._presence is not None  # while there is a connection
         cameras = self._cameras
         with transaction(connection):
-            close_silent(connection, self._folder)
+            # Not silent, whoever watched them too and was killed.
             self._say_alive(connection)
+            close_silent(connection, self._folder)
+            self._presence.sign(connection, cameras)
         self._signed = cameras
         self._sign_at = time.monotonic() + SIGN_S
 
     def _say_alive(self, connection: sqlite3.Connection) -> None:
         assert self._presence is not None  # while there is a connection
-        self._presence.sign(connection, self._cameras)
+        self._presence.sign(connection, self._signed)
 
     def _leave(self, *, is_all_said: bool) -> None:
         """Ends its presence; if not all was said, as if it had been killed."""
@@ -270,10 +273,10 @@ class RecordWriter:
         try:
             if is_all_said and self._connection is not None:
                 self._presence.end(self._connection)
-            else:
-                self._presence.release()
-        except (sqlite3.Error, OSError) as error:
+        except sqlite3.Error as error:
             _log.error("record: its end cannot be recorded: %s", _reason(error))
+        finally:
+            self._presence.release()
 
     def _retain(self, connection: sqlite3.Connection) -> None:
         try:
@@ -299,8 +302,9 @@ class RecordWriter:
         if self._presence is None or file != self._file:
             if self._presence is not None:
                 self._presence.release()
+            self._presence = None
             self._presence = Presence(self._folder)
-            self._sign_at = 0.0
+            self._signed, self._sign_at = frozenset(), 0.0
         self._file = file
         return self._connection
 
