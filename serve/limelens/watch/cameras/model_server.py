@@ -20,13 +20,16 @@ from typing import Final
 from limelens.serve.errors import UnavailableError
 from limelens.serve.wording import first_line
 from limelens.watch.cameras.settings import ServerSettings
-from limelens.watch.cameras.watchdog import Watchdog
+from limelens.watch.cameras.watchdog import Watchdog, end_group
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
 _LONG_ENOUGH_S: Final = 60.0
 _START_S: Final = 60.0
 _END_S: Final = 5.0
+_LONGEST_FOLDER: Final = 90
+"""Bytes: the path of a socket has 103 on some systems."""
+_NO_FOLDER: Final = "there is no folder for its server's sockets, set TMPDIR to another one"
 _HANGS_S: Final = 30.0
 """A model that has not run for half of it is no sign of life."""
 
@@ -42,6 +45,9 @@ class ModelServer:
         file: The bundle's file.
         say: Called with sentences for people.
         hangs_after_s: How long its process may give no sign of life.
+
+    Raises:
+        ModelServerError: There is no room for its sockets.
     """
 
     def __init__(
@@ -52,7 +58,7 @@ class ModelServer:
         self._hangs_after_s = hangs_after_s
         import fcntl  # not on every system
 
-        self._folder = Path(tempfile.mkdtemp(prefix="limelens-"))
+        self._folder = _private_folder(file)
         # systemd-tmpfiles removes what is old, but not what is locked.
         self._held = os.open(self._folder, os.O_RDONLY)
         fcntl.flock(self._held, fcntl.LOCK_SH)
@@ -63,7 +69,12 @@ class ModelServer:
         self._is_ready = False
         self._is_closed = False
         self._problem = ""
-        self._link = _link(self._folder / "models", file)
+        try:
+            self._link = _link(self._folder / "models", file)
+        except OSError as error:
+            os.close(self._held)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise ModelServerError(f"{file}: {_NO_FOLDER}: {error}") from error
         self._thread = threading.Thread(target=self._run, name="limelens-model", daemon=True)
         self._thread.start()
 
@@ -93,8 +104,8 @@ class ModelServer:
         if process is not None:
             process.terminate()
         self._thread.join(_END_S)
-        if process is not None and process.poll() is None:
-            process.kill()
+        if process is not None:
+            end_group(process)
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._held)
 
@@ -188,7 +199,7 @@ class ModelServers:
         self._servers: dict[Path, ModelServer] = {}
 
     def of(self, file: Path) -> ModelServer:
-        """The server of a file; started if there is none."""
+        """The server of a file; started if there is none, which raises as `ModelServer`."""
         if file not in self._servers:
             self._servers[file] = ModelServer(file, self._say)
         return self._servers[file]
@@ -198,6 +209,18 @@ class ModelServers:
         kept = set(files)
         for file in [one for one in self._servers if one not in kept]:
             self._servers.pop(file).close()
+
+
+def _private_folder(file: Path) -> Path:
+    """A new folder that no other user can enter, whose path leaves room for that of a socket."""
+    try:
+        folder = tempfile.mkdtemp(prefix="limelens-")
+        if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+            Path(folder).rmdir()
+            folder = tempfile.mkdtemp(prefix="limelens-", dir="/tmp")
+    except OSError as error:
+        raise ModelServerError(f"{file}: {_NO_FOLDER}: {error}") from error
+    return Path(folder)
 
 
 def _link(repository: Path, file: Path) -> Path:

@@ -1,12 +1,13 @@
 """The watchdog of a child that serves: hears its signs of life as systemd would, and ends it.
 
 The child speaks as every server of limelens does under systemd, and only while its models really
-run. The watchdog knows nothing of what it serves.
+run. It leads a group of processes, which ends with it. The watchdog does not know what it serves.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -74,13 +75,14 @@ class Watchdog:
         self._thread.start()
 
     def _watch(self, process: subprocess.Popen[str], is_ready: Callable[[], bool]) -> None:
-        silent_s = 0.0
-        while not self._is_over and process.poll() is None:
-            limit_s = self._hangs_after_s if is_ready() else _START_S
+        silent_s, limit_s = 0.0, _START_S
+        while not self._is_over and not _has_ended(process):
+            if limit_s == _START_S and is_ready():
+                # What it did not say while it loaded counts no more.
+                silent_s, limit_s = 0.0, self._hangs_after_s
             if silent_s > limit_s:
                 self.problem = f"its server hangs: no sign of life for {limit_s:g} s"
-                process.kill()
-                return
+                break
             try:
                 self._socket.recv(_LONGEST)
                 silent_s = 0.0
@@ -88,3 +90,22 @@ class Watchdog:
                 # Counted, not taken from a clock: while this process was stopped, or the machine
                 # slept, the child could say nothing either.
                 silent_s += _LISTEN_S
+        # What it started may hang as well, and would hold its pipes for as long.
+        end_group(process)
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """Kills a process that leads a group, and whatever it has started in it."""
+    if process.returncode is None:  # then its number is not another's yet
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _has_ended(process: subprocess.Popen[str]) -> bool:
+    """Whether a child has ended; it keeps its number until somebody waits for it."""
+    if process.returncode is not None:
+        return True
+    try:
+        return bool(os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+    except ChildProcessError:  # another thread was faster
+        return True

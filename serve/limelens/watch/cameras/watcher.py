@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from limelens.serve.client import Client
@@ -94,10 +95,16 @@ class Watcher:
         Raises:
             LimelensError: A server's credentials or a sink cannot be used; all is as before then.
         """
-        for camera in config.camera:
-            if camera.model is None:
-                self._connections.client(_server_of(camera, config.server))
-        if self._delivery.use(sinks, timeout_s):
+        try:
+            for camera in config.camera:
+                server = self.server_of(camera, config.server)
+                if camera.model is None:
+                    self._connections.client(server)
+            are_new = self._delivery.use(sinks, timeout_s)
+        except Exception:
+            self._models.keep_only(_models_of(key[0] for key in self._cameras))
+            raise
+        if are_new:
             # A new sink knows no camera yet, and those that stay may not change for long.
             for thread in self._cameras.values():
                 thread.status.heartbeat()
@@ -117,7 +124,7 @@ class Watcher:
             thread.start(on=_is_on(thread.settings, datetime.now()))
         self._cameras = {key: before.get(key) or new[key] for key in wanted}
         self._connections.keep_only(server for _, server in wanted)
-        self._models.keep_only(one.model for one in config.camera if one.model is not None)
+        self._models.keep_only(_models_of(config.camera))
         if self._pulse.ident is None:
             self._pulse.start()
 
@@ -210,6 +217,10 @@ def _stop(cameras: list[CameraThread]) -> None:
         camera.status.end(_STOPPED)
     for camera in cameras:
         camera.join()
+
+
+def _models_of(cameras: Iterable[CameraSettings]) -> list[Path]:
+    return [camera.model for camera in cameras if camera.model is not None]
 
 
 def _is_on(settings: CameraSettings, at: datetime) -> bool:
