@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import functools
+import gc
 import hashlib
 import hmac
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 from tests.watch.sinks.made import KEY, SECRET, event
 from tests.watch.sinks.receivers import (
     ROOT,
@@ -251,6 +253,26 @@ def test_only_a_certificate_of_the_right_authority_is_trusted(
     assert receiver.bodies == []
     start_sink(settings(0, url=url, tls_ca=right.path)).put(event())
     until(lambda: receiver.bodies)
+
+
+def test_a_handshake_that_is_given_up_leaves_no_connection_open(
+    settings: Callable[..., WebhookSettings], start_sink: Callable[..., WebhookSink]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE_S)
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        gc.disable()  # which would close it sooner or later
+        try:
+            sink = start_sink(settings(0, url=url, timeout_s=0.5))
+            sink.put(event())
+            connection, _ = silent.accept()
+            with connection:
+                connection.settimeout(PATIENCE_S)
+                hello = b"".join(iter(lambda: connection.recv(4096), b""))
+        finally:
+            gc.enable()
+    assert hello
+    until(lambda: "no answer within 0.5 s" in sink.problem)
 
 
 def test_a_full_spool_drops_the_oldest_and_says_so(

@@ -12,10 +12,11 @@ import errno
 import os
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -111,7 +112,13 @@ class Receiver:
             **signed_headers(keys, message.id, message.body, int(time.time())),
             "idempotency-key": message.id,
         }
-        request = client.build_request("POST", self._url, content=message.body, headers=headers)
+        request = client.build_request(
+            "POST",
+            self._url,
+            content=message.body,
+            headers=headers,
+            extensions={"trace": _closing_failed_handshakes()},
+        )
         try:
             # Over all of it: a timeout of httpx begins anew with each byte of a slow receiver.
             async with asyncio.timeout(self._settings.timeout_s):
@@ -146,6 +153,23 @@ class Receiver:
             "the secret", settings.secret_file, settings.secret_env, max_lines=_MAX_KEYS
         )
         return read_keys("" if text is None else text.get_secret_value())
+
+
+def _closing_failed_handshakes() -> Callable[[str, dict[str, Any]], Awaitable[None]]:
+    """Closes a connection whose handshake was given up, as httpx itself does not: for its `trace`.
+
+    Each would take a file until it is collected as garbage.
+    """
+    connected: list[Any] = []
+
+    async def trace(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            connected[:] = [info["return_value"]]
+        elif event == "connection.start_tls.failed":
+            for stream in connected:
+                await stream.aclose()
+
+    return trace
 
 
 async def _beginning(response: httpx.Response) -> str:

@@ -81,6 +81,7 @@ class WebhookSink(ThreadedSink):
                         await sending
             finally:
                 sending.cancel()
+                await asyncio.wait([sending])  # or the loop may end before its connection does
                 if self._is_closing:
                     self._spool.close()
 
