@@ -122,6 +122,7 @@ def test_what_was_not_kept_is_said_with_what_to_set(
     shown = words(browser.get(f"/events/{gone.id}").text)
     assert "Unknown The camera cannot be read" in shown
     assert "the camera refused the password (401)" in shown
+    assert "What the camera saw No frame brought this event." in shown
     assert "kept" not in shown
     assert "What if" not in shown
     for which in ("frame.jpg", "thumbnail.jpg", "shown.jpg", "overlay.jpg", "recorded.png"):
