@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +185,30 @@ def test_a_run_that_failed_says_so_and_what_may_help(
     assert refused.exit_code == 1
     assert "is not exported: The model is no better" in refused.stderr
     assert "(--anyway)" in refused.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "limelens.cli", "train", str(images), "--resume"),
+            *("--out", str(tmp_path / "run"), "--arch", "cnn3", "--input-size", "32"),
+            *("--epochs", "10000"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if line.startswith("epoch "):
+                    break
+            process.send_signal(signal.SIGINT)
+            said += process.stderr.readlines()
+            assert process.wait(60) == 1
+        finally:
+            process.kill()
+    assert f"{tmp_path / 'run'} holds no run to resume: a new one begins." in said[0]
+    assert "the same command with --resume goes on." in "".join(said)

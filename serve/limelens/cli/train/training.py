@@ -244,7 +244,7 @@ def train(
         given["teacher"] = str(teacher)
     given["alert_labels"] = given.pop("alert_label", None)
     from limelens.train.config import TrainConfig, read_config, settings_from
-    from limelens.train.runs import check_training
+    from limelens.train.runs import check_training, holds_run
 
     is_first = os.environ.get("RANK", "0") == "0"
     with _reported_once():
@@ -259,6 +259,8 @@ def train(
         check_training(data, run, chosen, images=table, macro=macro, resume=resume or not is_run)
         if is_run and is_first:
             writable_folder(run)
+            if resume and not holds_run(run):
+                err.print(f"{escape(str(run))} holds no run to resume: a new one begins.")
     if preview is not None:
         from limelens.train.training.preview import preview as write_preview
 
@@ -336,7 +338,10 @@ def _reported_once() -> Iterator[None]:
 
 def _print_training(report: Mapping[str, Any]) -> None:
     if report["interrupted"]:
-        err.print(f"Stopped after {counted(report['epochs'], 'epoch')}.")
+        err.print(
+            f"Stopped after {counted(report['epochs'], 'epoch')}; the same command with --resume "
+            "goes on."
+        )
     out.print(
         f"[bold]{escape(report['checkpoint'])}[/] after {counted(report['epochs'], 'epoch')} and "
         f"{report['seconds']:.0f} s"
