@@ -98,6 +98,12 @@ def test_without_a_server_that_was_named_a_model_file_is_proposed(
         assert ("which needs no server (--model FILE)" in result.stderr) is is_proposed
 
 
+def test_an_address_without_a_port_is_answered_with_one(limelens: Run, red: Path) -> None:
+    result = limelens("classify", red, "--server", "localhost")
+    assert result.exit_code == 1
+    assert "expected HOST:PORT, such as localhost:8500" in result.stderr
+
+
 @pytest.mark.parametrize("command", ["classify", "explain", "similar", "index"])
 def test_a_failed_connection_is_explained_in_one_sentence(
     limelens: Run,

@@ -44,6 +44,14 @@ def test_a_bundle_gives_probabilities(one_model: Path, bundles: Any) -> None:
     np.testing.assert_allclose(embedding, images.mean(axis=(1, 2)) / 255, atol=1e-5)
 
 
+def test_a_models_folder_is_refused_by_its_newest_version(one_model: Path) -> None:
+    model = one_model / "colours"
+    with pytest.raises(BundleError, match="a model's folder; expected one of its ver") as caught:
+        load_bundle(model, "cpu")
+    newest = max(int(one.name) for one in model.iterdir() if one.name.isdecimal())
+    assert str(caught.value).endswith(str(model / str(newest)))
+
+
 def test_metadata_survives_the_file(bundles: Any) -> None:
     metadata = bundles.metadata("tags", Task.MULTILABEL)
     again = Metadata.from_props(metadata.to_props())

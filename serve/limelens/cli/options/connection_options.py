@@ -150,6 +150,11 @@ def _why(server: str, credentials: Credentials, error: LimelensError) -> str:
     """Why a server cannot be reached, in one sentence."""
     from limelens.serve.tools.doctor import State, check_way, proxy_for
 
+    if ":" not in server:
+        return (
+            f"{server} does not answer on port 443, which is tried without a port; expected "
+            f"HOST:PORT, such as {server}:8500"
+        )
     through = ""
     try:
         proxy = proxy_for(parse_address(server).host)

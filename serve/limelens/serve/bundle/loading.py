@@ -31,7 +31,7 @@ from limelens.serve.bundle.execution.perturbing import (
     with_perturbation,
 )
 from limelens.serve.bundle.execution.prepared import DevicePlacement
-from limelens.serve.bundle.folder import FILE_NAME, version_of
+from limelens.serve.bundle.folder import FILE_NAME, look_at, version_of
 from limelens.serve.bundle.metadata import CLASSIFYING, Metadata, Task
 from limelens.serve.bundle.session import Bundle, ExplanationRows, Gpu, refusing_failures
 from limelens.serve.errors import BundleError, MissingExtraError, ProviderError
@@ -91,7 +91,7 @@ def load_bundle(
         ) from error
     path = Path(path)
     if path.is_dir():
-        path = path / FILE_NAME
+        path = _in_folder(path)
     data, metadata = read(path)
     if metadata.task not in tasks:
         raise BundleError(
@@ -184,6 +184,17 @@ def rows_of(
             return None
 
     return ExplanationRows(open_rows, chunk)
+
+
+def _in_folder(folder: Path) -> Path:
+    """The bundle in a version's folder; a model's folder is refused by naming its versions."""
+    file = folder / FILE_NAME
+    if not file.exists() and (entry := look_at(folder)) is not None and entry.versions:
+        newest = entry.versions[max(entry.versions)].parent
+        raise BundleError(
+            f"{folder}: a model's folder; expected one of its versions, such as {newest}"
+        )
+    return file
 
 
 def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:
