@@ -436,6 +436,52 @@ def test_tables_of_an_older_version_are_brought_up_to_date(folder: Path) -> None
         assert record.gaps() == ()
 
 
+READ_BY_ANOTHER_USER = (
+    "import fcntl, os, sys; from limelens.watch.record import Record; "
+    "os.geteuid() or os.setuid(65534); record = Record(sys.argv[1]); "
+    "print(len(record.list().events), record.gaps(), record.silent(), end='')"
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has other rights")
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_an_older_record_that_may_only_be_read_can_be_read(start: Start, version: int) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's is for one user only
+        folder = Path(name) / "record"
+        writer = start(path=folder)
+        writer.put(alert())
+        writer.close(PATIENCE_S)
+        file = folder / "events.sqlite"
+        with sqlite3.connect(file) as connection:
+            for table in ("watched", "writers", *(["gaps"] if version == 1 else [])):
+                connection.execute(f"DROP TABLE {table}")
+            connection.execute(f"PRAGMA user_version = {version}")
+        connection.close()
+        for path, mode in ((Path(name), 0o755), (folder, 0o555), (file, 0o444)):
+            path.chmod(mode)
+        before = file.read_bytes()
+        try:
+            read = subprocess.run(
+                [sys.executable, "-c", READ_BY_ANOTHER_USER, folder],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        finally:
+            folder.chmod(0o755)  # to be removed
+        assert (read.stdout, read.stderr) == ("1 () ()", "")
+        assert file.read_bytes() == before
+
+
+def test_later_versions_of_the_tables_only_add_tables() -> None:
+    # Whoever may only read an older record is given the tables that it lacks, empty ones.
+    for step in MIGRATIONS[1:]:
+        statements = [
+            line for line in step.splitlines() if line and not line.startswith((" ", ")"))
+        ]
+        assert all(line.startswith(("CREATE TABLE ", "CREATE INDEX ")) for line in statements)
+
+
 def test_tables_of_a_newer_version_are_refused(start: Start, folder: Path) -> None:
     writer = start()
     writer.put(alert())

@@ -22,7 +22,7 @@ from limelens.watch.record.errors import (
     NoRecordError,
     RecordError,
 )
-from limelens.watch.record.schema import VERSION, migrate, version_of
+from limelens.watch.record.schema import VERSION, migrate, supplement, version_of
 
 FILE: Final = "events.sqlite"
 OVERLAYS: Final = "overlays"
@@ -114,7 +114,9 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
                 connection.close()
                 connection = _connect(file, "ro", "&immutable=1")
                 version = version_of(connection)
-            if version < VERSION:
+            if 0 < version < VERSION and not _may_write(file):
+                supplement(connection)
+            elif version < VERSION:
                 connection.close()
                 open_to_write(folder, create=False).close()
                 connection = _connect(file, "ro")
@@ -217,6 +219,10 @@ def identity(file: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _may_write(file: Path) -> bool:
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
 
 
 def _has_log(file: Path) -> bool:

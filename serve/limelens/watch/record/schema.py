@@ -129,6 +129,7 @@ CREATE INDEX watched_by_writer ON watched (writer);
 MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _GAPS, _WRITERS)
 """Step n turns version n of the tables into version n + 1; version 0 is an empty file."""
 VERSION: Final = len(MIGRATIONS)
+_TABLE: Final = "CREATE TABLE"
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -196,6 +197,18 @@ def migrate(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def supplement(connection: sqlite3.Connection) -> None:
+    """Adds the tables that an older file lacks to a connection that only reads; they are empty.
+
+    That is enough while the steps after the first one only add tables.
+    """
+    connection.execute("PRAGMA temp_store = MEMORY")
+    for step in MIGRATIONS[version_of(connection) :]:
+        for statement in _statements(step):
+            if statement.lstrip().startswith(_TABLE):
+                connection.execute(statement.replace(_TABLE, "CREATE TEMP TABLE", 1))
 
 
 def _statements(script: str) -> list[str]:
