@@ -29,10 +29,11 @@ SIGN_S: Final = 10.0
 _SILENT_AFTER_MS: Final = 60_000
 """Where files cannot be locked, silence must do."""
 _TIME: Final = "%Y-%m-%d %H:%M:%S"
-# In the order of recording, because a clock may have been put back; the sign keeps SQLite from an
-# index that would have to be sorted.
+# In the order of recording, because a clock may have been put back. The addition keeps SQLite from
+# going back through the events of all cameras, where the index of one will do.
 _LAST: Final = (
-    "SELECT state, reason, time_ms FROM events WHERE +camera_id = ? ORDER BY number DESC LIMIT 1"
+    "SELECT state, reason, time_ms FROM events "
+    "WHERE number = (SELECT max(number + 0) FROM events WHERE camera_id = ?)"
 )
 
 
