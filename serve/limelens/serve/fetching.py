@@ -26,6 +26,7 @@ from tenacity.wait import wait_random_exponential
 
 from limelens.serve.about import package_version
 from limelens.serve.errors import LimelensError
+from limelens.serve.handshakes import closing_given_up
 from limelens.serve.redaction import image_address
 
 _WEB: Final = ("http", "https")
@@ -212,7 +213,8 @@ class Fetcher:
     async def _follow(self, url: str) -> bytes:
         target = _web_url(httpx.URL(url))
         for _ in range(self._limits.max_redirects + 1):
-            async with self._client.stream("GET", target) as response:
+            extensions = {"trace": closing_given_up()}
+            async with self._client.stream("GET", target, extensions=extensions) as response:
                 if not response.has_redirect_location:
                     return await self._read(response)
                 source, target = target, _redirected(response)

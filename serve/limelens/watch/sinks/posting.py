@@ -12,15 +12,15 @@ import errno
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
 from limelens.serve.about import package_version
+from limelens.serve.handshakes import closing_given_up
 from limelens.serve.redaction import without_secrets
 from limelens.serve.wording import first_line
 from limelens.watch.secret import SecretError, read_secret
@@ -117,7 +117,7 @@ class Receiver:
             self._url,
             content=message.body,
             headers=headers,
-            extensions={"trace": _closing_failed_handshakes()},
+            extensions={"trace": closing_given_up()},
         )
         try:
             # Over all of it: a timeout of httpx begins anew with each byte of a slow receiver.
@@ -153,23 +153,6 @@ class Receiver:
             "the secret", settings.secret_file, settings.secret_env, max_lines=_MAX_KEYS
         )
         return read_keys("" if text is None else text.get_secret_value())
-
-
-def _closing_failed_handshakes() -> Callable[[str, dict[str, Any]], Awaitable[None]]:
-    """Closes a connection whose handshake was given up, as httpx itself does not: for its `trace`.
-
-    Each would take a file until it is collected as garbage.
-    """
-    connected: list[Any] = []
-
-    async def trace(event: str, info: dict[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
-            connected[:] = [info["return_value"]]
-        elif event == "connection.start_tls.failed":
-            for stream in connected:
-                await stream.aclose()
-
-    return trace
 
 
 async def _beginning(response: httpx.Response) -> str:
