@@ -356,7 +356,7 @@ def test_a_model_file_in_place_of_a_server_is_served_by_a_process_of_its_own(
         assert not folder.exists()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_model_file_whose_process_hangs_is_served_by_another_one(
     watching: Watch, one_model: Path
 ) -> None:
