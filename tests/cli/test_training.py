@@ -31,7 +31,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ci
 def test_train_evaluate_and_export_print_the_documented_json(
-    limelens: Run, images: Path, tmp_path: Path
+    limelens: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     trained = limelens(
@@ -76,6 +76,12 @@ def test_train_evaluate_and_export_print_the_documented_json(
     assert of_bundle.exit_code == 0
     assert "100.00%" in of_bundle.stdout
     assert "dark" in of_bundle.stdout
+
+    monkeypatch.setattr("limelens.train.exporting.export.NUM_TUNING_IMAGES", 3)
+    monkeypatch.setattr("limelens.train.exporting.export.NUM_TUNING_SAMPLES", 20)
+    again = limelens("export", run, "--name", "shade", "--models", models, "--json")
+    assert again.json["version"] == 2
+    assert "Looking for the explanation settings that suit it, on 3 images" in again.stderr
 
 
 def test_the_preview_is_written_instead_of_a_run(

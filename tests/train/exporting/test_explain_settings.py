@@ -139,7 +139,15 @@ def test_an_export_chooses_settings_by_itself(
 ) -> None:
     monkeypatch.setattr(exporting, "NUM_TUNING_IMAGES", 5)
     monkeypatch.setattr(exporting, "NUM_TUNING_SAMPLES", 20)
-    report = export(trained_run, "colours", models=tmp_path, explain="auto")
+    told: list[tuple[int, int]] = []
+    report = export(
+        trained_run,
+        "colours",
+        models=tmp_path,
+        explain="auto",
+        notify=lambda done, count: told.append((done, count)),
+    )
+    assert told == [(done, 5) for done in range(6)]
     path = Path(report["path"])
     own = load_bundle(path, "cpu").metadata.explain
     assert own is not None

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from limelens.cli.options.output_options import writable_folder
-from limelens.cli.terminal.printing import AsJson, print_json, print_next
+from limelens.cli.terminal.printing import AsJson, ImageBar, err, print_json, print_next
 from limelens.cli.train.exported import print_exported
 from limelens.cli.train.for_triton import export_bundles, is_bundle, print_written
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.serve.bundle.explain_defaults import ExplainDefaults
@@ -160,22 +161,24 @@ def export(
 
     if limits and Path(limits).is_file():
         limits = Path(limits).read_text(encoding="utf-8")
-    report = run_export(
-        source,
-        name,
-        models=models,
-        data=data,
-        note=note,
-        precision=precision,
-        max_accuracy_drop=max_accuracy_drop,
-        wanted_accuracy=wanted_accuracy,
-        crop=crop,
-        anyway=anyway,
-        num_golden_images=golden_images,
-        golden_data=golden_data,
-        about=About(data_name, data_license, limits),
-        explain=explain,
-    )
+    with _SettingsBar() as bar:
+        report = run_export(
+            source,
+            name,
+            models=models,
+            data=data,
+            note=note,
+            precision=precision,
+            max_accuracy_drop=max_accuracy_drop,
+            wanted_accuracy=wanted_accuracy,
+            crop=crop,
+            anyway=anyway,
+            num_golden_images=golden_images,
+            golden_data=golden_data,
+            about=About(data_name, data_license, limits),
+            explain=explain,
+            notify=bar.done,
+        )
     written = []
     if triton is not None:
         from limelens.serve.tools.triton.repository import write_models
@@ -189,6 +192,18 @@ def export(
         print_next(f"limelens serve --models {models}")
         if triton is not None:
             print_written(written, triton)
+
+
+class _SettingsBar(ImageBar):
+    """Says that explanation settings are looked for, and shows on how many images."""
+
+    def done(self, num_done: int, num_all: int) -> None:
+        if num_done == 0:
+            err.print(
+                f"Looking for the explanation settings that suit it, on {counted(num_all, 'image')}"
+                "; --explain-settings none leaves that out."
+            )
+        super().done(num_done, num_all)
 
 
 def _explain(text: str) -> ExplainDefaults | Literal["auto"] | None:

@@ -7,7 +7,7 @@ It knows the order of the checks. It does not know how a graph is made (`graph`)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,6 +77,7 @@ def export(
     golden_data: Path | None = None,
     about: About | None = None,
     explain: ExplainDefaults | Literal["auto"] | None = None,
+    notify: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> dict[str, Any]:
     """Writes `models/NAME/VERSION/model.onnx` with the next free version, and a model card.
 
@@ -107,6 +108,8 @@ def export(
             card says so.
         explain: The bundle's explanation settings; `auto` chooses them on a few validation images,
             within `TUNING_S` seconds, and leaves them out if that cannot be done.
+        notify: Called while these are chosen, which takes longest, with the number of images
+            done, from 0, and of how many.
 
     Returns:
         `model`, `version`, `path`, `precision`, `size_bytes`, `max_abs_difference` (from the
@@ -182,7 +185,7 @@ def export(
             fp32.path.unlink()
         explain_remark = ""
         if explain is not None:
-            bundle, explain_remark = _with_settings(bundle, explain, examples)
+            bundle, explain_remark = _with_settings(bundle, explain, examples, notify)
         targets = targets_of(examples, len(loaded.labels), loaded.task)
         plots = write_plots(draft, bundle.metrics, bundle.probabilities, targets)
         write_card(
@@ -211,16 +214,20 @@ def _with_settings(
     bundle: _WrittenBundle,
     settings: ExplainDefaults | Literal["auto"],
     examples: Sequence[Example],
+    notify: Callable[[int, int], None],
 ) -> tuple[_WrittenBundle, str]:
     """The bundle with explanation settings in its file; or without, and why."""
     if settings == "auto":
         by_label = [(one.path, one.targets) for one in examples]
+        images = in_turn(by_label, NUM_TUNING_IMAGES, seed=0)
+        notify(0, len(images))
         try:
             settings = tune(
                 load_bundle(bundle.path, "cpu"),
-                in_turn(by_label, NUM_TUNING_IMAGES, seed=0),
+                images,
                 num_samples=NUM_TUNING_SAMPLES,
                 max_s=TUNING_S,
+                notify=notify,
             ).chosen
         except TuningError as error:
             return bundle, str(error)
