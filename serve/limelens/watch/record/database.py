@@ -212,10 +212,10 @@ def _connect(file: Path, mode: str, more: str = "") -> sqlite3.Connection:
     )
 
 
-def identity(file: Path) -> tuple[int, int] | None:
-    """Tells a file from another one of its name; None if there is none."""
+def identity(file: Path | int) -> tuple[int, int] | None:
+    """Tells a file, by path or descriptor, from another one of its name; None if there is none."""
     try:
-        found = file.stat()
+        found = file.stat() if isinstance(file, Path) else os.fstat(file)
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino

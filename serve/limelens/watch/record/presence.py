@@ -41,7 +41,6 @@ _LAST: Final = (
 class _Silent:
     """A camera whose last state stands, though nobody watches it; times in ms since 1970."""
 
-    writer: str
     camera_id: str
     state: CameraState
     alive_ms: int
@@ -97,7 +96,7 @@ class Presence:
 
     def _hold(self) -> None:
         """Holds the lock of its file, which somebody may have removed."""
-        while self._lock is None or identity(self._path) != _identity_of(self._lock):
+        while self._lock is None or identity(self._path) != identity(self._lock):
             self.release()
             self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             # Whoever may read the record may ask whether its writers live.
@@ -169,15 +168,14 @@ def _silent(connection: sqlite3.Connection, writer: str, alive_ms: int) -> Itera
         if last is None or last[1] == UnknownReason.OFF:
             continue
         # A clock may have been put back between an event and the last sign.
-        yield _Silent(writer, camera_id, CameraState(last[0]), max(alive_ms, last[2]))
+        yield _Silent(camera_id, CameraState(last[0]), max(alive_ms, last[2]))
 
 
 def _is_alive(folder: Path, writer: str, alive_ms: int) -> bool:
     try:
-        is_held = _is_held(_lock_path(folder, writer))
+        return _is_held(_lock_path(folder, writer))
     except (ImportError, PermissionError):
         return abs(_now_ms() - alive_ms) < _SILENT_AFTER_MS
-    return is_held
 
 
 def _is_held(path: Path) -> bool:
@@ -212,11 +210,6 @@ def _remove(path: Path) -> None:
     # A lock that stays disturbs nobody.
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-def _identity_of(number: int) -> tuple[int, int]:
-    found = os.fstat(number)
-    return found.st_dev, found.st_ino
 
 
 def _lock_path(folder: Path, writer: str) -> Path:
