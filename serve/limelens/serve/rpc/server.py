@@ -191,9 +191,8 @@ class Server:
         self.runner = ModelRunner(repository, config.service, self._observer, budget, drift)
         """Runs the models for all services."""
         undo.callback(self.runner.close)
-        self.service = ClassifierService(
-            self.runner, FaceRunner(self.runner, detector)
-        )  # `limelens.v1.ClassifierService`
+        self.service = ClassifierService(self.runner, FaceRunner(self.runner, detector))
+        """`limelens.v1.ClassifierService`."""
         undo.callback(self.service.close)
         if metrics is not None:
             metrics.sample_from(
