@@ -50,6 +50,13 @@ def command_line(pid: int) -> bytes:
     return b""
 
 
+def label_of_green(server: ModelServer) -> str:
+    """What a server says of a green image."""
+    with connect(server.settings) as client:
+        (found,) = client.classify([np.full((8, 8, 3), (0, 255, 0), np.uint8)])
+    return found.label
+
+
 @pytest.mark.ci
 def test_a_server_that_hangs_is_ended_and_started_again(one_model: Path) -> None:
     said: list[str] = []
@@ -64,9 +71,7 @@ def test_a_server_that_hangs_is_ended_and_started_again(one_model: Path) -> None
             f"{file}: its server hangs: no sign of life for 8 s; starting its server again in 0.5 s"
         ]
         server.wait_ready(lambda: False)
-        with connect(server.settings) as client:
-            (found,) = client.classify([np.full((8, 8, 3), (0, 255, 0), np.uint8)])
-            assert found.label == "green"
+        assert label_of_green(server) == "green"
     finally:
         server.close()
     assert serving() == []
@@ -113,9 +118,7 @@ def test_a_long_path_of_temporary_files_leaves_room_for_sockets(
     server = ModelServer(one_model / "colours" / "1" / "model.onnx", lambda _: None)
     try:
         server.wait_ready(lambda: False)
-        with connect(server.settings) as client:
-            (found,) = client.classify([np.full((8, 8, 3), (0, 255, 0), np.uint8)])
-            assert found.label == "green"
+        assert label_of_green(server) == "green"
     finally:
         server.close()
     assert not list(folder.iterdir())
