@@ -50,7 +50,7 @@ def command_line(pid: int) -> bytes:
     return b""
 
 
-def label_of_green(server: ModelServer) -> str:
+def label_of_green(server: ModelServer) -> str | None:
     """What a server says of a green image."""
     with connect(server.settings) as client:
         (found,) = client.classify([np.full((8, 8, 3), (0, 255, 0), np.uint8)])
