@@ -23,8 +23,7 @@ from limelens.serve.bundle.devices import CUDA
 from limelens.serve.bundle.execution.batch_sizes import BatchRuns, OpenedSession, batch_sizes
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.bundle.execution.prepared import DevicePlacement
-from limelens.serve.bundle.loading import rows_of
-from limelens.serve.bundle.session import Gpu
+from limelens.serve.bundle.loading import OnDevice, rows_of
 
 OnRun = Callable[[dict[str, NDArray[Any]]], None]
 
@@ -66,6 +65,9 @@ class StrictSession:
         self.planned: Any = None
         self.graphs: dict[int, tuple[Any, Any, int]] = {}
         self.running = threading.Lock()
+
+    def get_inputs(self) -> Any:
+        return self.session.get_inputs()
 
     def get_outputs(self) -> Any:
         return self.session.get_outputs()
@@ -112,7 +114,7 @@ def on_gpu(
     no_graph_reason: str = "",
     thread: DeviceThread | None = None,
     open_session: Callable[[bytes], Any] | None = None,
-) -> tuple[Gpu, BatchRuns, str]:
+) -> tuple[OnDevice, str]:
     """As `_on_gpu` of `limelens.serve.bundle.loading`."""
     thread = thread or DeviceThread("stand-in")
     place = DevicePlacement("cpu", 0)
@@ -122,7 +124,7 @@ def on_gpu(
         return OpenedSession(session, no_graph_reason)
 
     runs = BatchRuns(lambda: opened(data), size, thread, place)
-    return Gpu(0, thread, place, data, opened), runs, ""
+    return OnDevice(runs, place, data, opened), ""
 
 
 def stand_in(
@@ -137,16 +139,15 @@ def stand_in(
         options: As for `on_gpu`.
     """
     bundle = load_bundle(path, "cpu")
-    gpu, runs, _ = on_gpu(bundle.path.read_bytes(), bundle.input_size, **options)
-    runs.prepare_all(batch_sizes(max_batch_size))
+    device, _ = on_gpu(bundle.path.read_bytes(), bundle.input_size, **options)
+    device.runs.prepare_all(batch_sizes(max_batch_size))
     return replace(
         bundle,
         provider=CUDA,
         num_threads=1,
-        session=runs.session,
-        runs=runs,
-        rows=rows_of(bundle.metadata, runs, gpu, chunk=chunk),
-        gpu=gpu,
+        session=device.runs.session,
+        runs=device.runs,
+        rows=rows_of(bundle.metadata, device, chunk=chunk),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from tests.serve.stand_in import stand_in
+from tests.serve.stand_in import on_gpu, stand_in
 
 from limelens.cli.serving import default_models
 from limelens.serve import load_bundle
@@ -102,7 +102,7 @@ def test_the_shipped_model_gives_the_same_explanation_from_rows() -> None:
 
 def test_on_the_cpu_images_are_made_outside(one_model: Path) -> None:
     bundle = load_bundle(one_model / "colours" / "1", "cpu")
-    assert bundle.gpu is None
+    assert bundle.runs is None
     assert bundle.prepare_perturbed is None
 
 
@@ -143,15 +143,15 @@ def test_explanations_that_alternate_do_not_get_each_other_s_images(one_model: P
 def test_without_a_derived_graph_images_are_made_outside(
     one_model: Path, bundles: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bundle = stand_in(one_model / "colours" / "1")
+    bundle = load_bundle(one_model / "colours" / "1", "cpu")
     other = bundles.model(bundles.metadata())
     other.graph.initializer[3].CopyFrom(
         onnx.helper.make_tensor("gain", onnx.TensorProto.FLOAT, [], [-1.0])
     )
-    assert bundle.gpu is not None
-    assert bundle.runs is not None
-    gpu = replace(bundle.gpu, file=other.SerializeToString())
-    assert rows_of(bundle.metadata, bundle.runs, gpu).get() is None
+    device, _ = on_gpu(bundle.path.read_bytes(), bundle.input_size)
+    device.runs.prepare_all([1])
+    broken = replace(device, file=other.SerializeToString())
+    assert rows_of(bundle.metadata, broken).get() is None
     assert "misses the golden vector" in caplog.text
     assert "made on the CPU" in caplog.text
 

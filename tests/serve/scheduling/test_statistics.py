@@ -35,10 +35,10 @@ def ask(
     **deadline: Any,
 ) -> Any:
     engine: CpuEngine | GpuEngine
-    if bundle.gpu is None:
+    if bundle.runs is None:
         engine = CpuEngine(num_threads=2, on_completion=collector.record)
     else:
-        engine = GpuEngine(bundle.gpu.thread, num_threads=2, on_completion=collector.record)
+        engine = GpuEngine(bundle.runs.thread, num_threads=2, on_completion=collector.record)
     try:
         return asyncio.run(engine.classify(bundle, [MadeBy(one) for one in prepare], **deadline))
     finally:

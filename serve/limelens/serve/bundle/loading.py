@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,12 +34,32 @@ from limelens.serve.bundle.execution.perturbing import (
 from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.folder import FILE_NAME, look_at, version_of
 from limelens.serve.bundle.metadata import CLASSIFYING, Metadata, Task
-from limelens.serve.bundle.session import Bundle, ExplanationRows, Gpu, refusing_failures
+from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS, device_client
+from limelens.serve.bundle.remote.protocol import OpenModel
+from limelens.serve.bundle.remote.runs import RemoteRuns
+from limelens.serve.bundle.session import Bundle, ExplanationRows, refusing_failures
 from limelens.serve.errors import BundleError, MissingExtraError, ProviderError
 from limelens.serve.wording import first_line
 
 _NEAR_ONE: Final = 1e-3
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class OnDevice:
+    """A graph on a device that runs prepared batch sizes.
+
+    Args:
+        file: The bundle's bytes.
+        open: Opens a session for the bytes of a graph, which may be derived from `file`.
+        tf32: Whether the device may round the inputs of products to 10 bits.
+    """
+
+    runs: BatchRuns
+    place: DevicePlacement
+    file: bytes = field(repr=False)
+    open: Callable[[bytes], OpenedSession] = field(repr=False)
+    tf32: bool = False
 
 
 def load_bundle(
@@ -49,6 +70,7 @@ def load_bundle(
     tf32: bool = False,
     max_batch_size: int = MAX_BATCH_SIZE,
     few_sizes: bool = False,
+    batches: bool = False,
     chunk: int | None = 0,
     read: Callable[[Path], tuple[bytes, Metadata]] = read_bundle_file,
     tasks: Collection[Task] = CLASSIFYING,
@@ -58,7 +80,8 @@ def load_bundle(
     Args:
         path: `model.onnx`, or the folder of a version that holds it.
         device: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:K` (GPU number K). `auto` uses a GPU
-            if one works; `cuda` is an error if none does.
+            if one works; `cuda` is an error if none does. `process:` and an address is a device
+            that another process owns, see `limelens.serve.bundle.remote`.
         num_threads: How many threads will call `predict` on the CPU at once; each call runs in
             its caller's thread alone. None means one per core that this process may use.
         tf32: Whether a GPU may round the inputs of products to 10 bits (TensorFloat-32): faster,
@@ -66,6 +89,7 @@ def load_bundle(
         max_batch_size: Largest batch that a GPU prepares; `predict` splits larger ones.
         few_sizes: Whether a GPU prepares only a few batch sizes, to start sooner;
             `Bundle.prepare` adds the others.
+        batches: Whether the CPU too runs prepared batch sizes on one thread, as a GPU does.
         chunk: Samples of an explanation in a run on a GPU; 0 chooses what suits the device, None
             leaves that to `Bundle.prepare`.
         read: Reads the file and checks it; its errors go to the caller.
@@ -81,14 +105,8 @@ def load_bundle(
         ProviderError: `cuda` was asked for and cannot be used.
         MissingExtraError: onnxruntime is not installed.
     """
-    index = gpu_index(device)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            "onnxruntime is not installed; pip install 'limelens[serve-cpu]' or "
-            "'limelens[serve-gpu]'"
-        ) from error
+    is_remote = device.startswith(DEVICE_PROCESS)
+    index = None if is_remote else gpu_index(device)
     path = Path(path)
     if path.is_dir():
         path = _in_folder(path)
@@ -97,30 +115,44 @@ def load_bundle(
         raise BundleError(
             f"{path}: a bundle for {metadata.task}; expected one for {' or '.join(sorted(tasks))}"
         )
+    if is_remote:
+        bundle = _remote(path, data, metadata, device, few_sizes=few_sizes, chunk=chunk)
+        _check_golden(bundle)
+        return bundle
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "onnxruntime is not installed; pip install 'limelens[serve-cpu]' or "
+            "'limelens[serve-gpu]'"
+        ) from error
     size = metadata.resize.height, metadata.resize.width
-    gpu, runs, reason = None, None, ""
+    found, reason = None, ""
     if index is not None:
-        gpu, runs, reason = _on_gpu(onnxruntime, data, size, index, tf32=tf32)
-        if runs is None and device != "auto":
+        found, reason = _on_gpu(onnxruntime, data, size, index, tf32=tf32)
+        if found is None and device != "auto":
             raise no_cuda(reason)
+    provider = CPU if found is None else CUDA
+    if found is None and batches:
+        found = _on_cpu(onnxruntime, data, size, path)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     bundle = Bundle(
         metadata=metadata,
         version=version_of(path),
         path=path,
-        provider=CPU if runs is None else CUDA,
+        provider=provider,
         provider_reason=reason,
-        num_threads=(num_threads or cores or 1) if runs is None else 1,
-        session=_cpu_session(onnxruntime, data, path) if runs is None else runs.session,
-        runs=runs,
-        rows=None if gpu is None or runs is None else rows_of(metadata, runs, gpu, chunk=chunk),
-        gpu=gpu,
+        num_threads=(num_threads or cores or 1) if found is None else 1,
+        session=_cpu_session(onnxruntime, data, path) if found is None else found.runs.session,
+        runs=None if found is None else found.runs,
+        rows=None if found is None else rows_of(metadata, found, provider, chunk=chunk),
+        tf32=tf32 and provider == CUDA,
     )
-    if runs is not None:
+    if found is not None:
         with refusing_failures(path):
-            runs.prepare_all((first_sizes if few_sizes else batch_sizes)(max_batch_size))
-        if runs.no_graph_reason:
-            _log.warning("%s runs without CUDA graphs: %s", bundle.name, runs.no_graph_reason)
+            found.runs.prepare_all((first_sizes if few_sizes else batch_sizes)(max_batch_size))
+        if found.runs.no_graph_reason and provider == CUDA:
+            _log.warning("%s runs without CUDA graphs: %s", bundle.name, found.runs.no_graph_reason)
     _check_golden(bundle)
     return bundle
 
@@ -150,7 +182,7 @@ def load_and_warm(
         chunk=chunk,
         read=lambda _path: checked,
     )
-    if bundle.provider == CPU:
+    if bundle.runs is None:
         bundle.warm_up()
     elif chunk is not None and is_starting:
         threading.Thread(target=bundle.prepare, name="limelens-prepare", daemon=True).start()
@@ -160,22 +192,23 @@ def load_and_warm(
 
 
 def rows_of(
-    metadata: Metadata, runs: BatchRuns, gpu: Gpu, *, chunk: int | None = 0
+    metadata: Metadata, device: OnDevice, provider: str = CUDA, *, chunk: int | None = 0
 ) -> ExplanationRows:
-    """Opens, on first use, what makes a bundle's perturbed images on its GPU."""
+    """Opens, on first use, what makes a bundle's perturbed images on its device."""
+    runs = device.runs
 
     def open_rows(chunk: int) -> RowRuns | None:
         largest = runs.sizes[-1]
         each_s = runs.seconds(largest) / largest
         try:
             height, width = metadata.resize.height, metadata.resize.width
-            derived = with_perturbation(gpu.file, height, width)
+            derived = with_perturbation(device.file, height, width)
             return open_row_runs(
                 metadata,
-                open_session=lambda: gpu.open(derived),
-                thread=gpu.thread,
-                place=gpu.place,
-                tolerance=metadata.golden.tolerance_for(CUDA, tf32=gpu.tf32),
+                open_session=lambda: device.open(derived),
+                thread=runs.thread,
+                place=device.place,
+                tolerance=metadata.golden.tolerance_for(provider, tf32=device.tf32),
                 estimate_s=lambda size: size * each_s,
                 chunk=chunk,
             )
@@ -204,14 +237,52 @@ def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:
         raise BundleError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
 
 
+def _remote(
+    path: Path,
+    data: bytes,
+    metadata: Metadata,
+    device: str,
+    *,
+    few_sizes: bool,
+    chunk: int | None,
+) -> Bundle:
+    """A bundle whose sessions are in the process that owns the device."""
+    client = device_client(device.removeprefix(DEVICE_PROCESS))
+    tasks = frozenset({metadata.task})
+    message = OpenModel(0, path, data, metadata.to_props(), tasks, few_sizes)
+    runs = RemoteRuns(client, message, (metadata.resize.height, metadata.resize.width))
+    return Bundle(
+        metadata=metadata,
+        version=version_of(path),
+        path=path,
+        provider=runs.opened.provider,
+        provider_reason=runs.opened.provider_reason,
+        num_threads=1,
+        session=runs.session,
+        runs=runs,
+        rows=ExplanationRows(runs.prepare_rows, chunk),
+        tf32=runs.opened.tf32,
+    )
+
+
+def _on_cpu(ort: Any, data: bytes, size: tuple[int, int], path: Path) -> OnDevice:
+    """The CPU as a device that runs batches."""
+
+    def opened(graph: bytes) -> OpenedSession:
+        return OpenedSession(_cpu_session(ort, graph, path), "the CPU has none")
+
+    thread, place = device_thread("cpu"), DevicePlacement("cpu")
+    return OnDevice(BatchRuns(lambda: opened(data), size, thread, place), place, data, opened)
+
+
 def _on_gpu(
     ort: Any, data: bytes, size: tuple[int, int], index: int, *, tf32: bool
-) -> tuple[Gpu | None, BatchRuns | None, str]:
+) -> tuple[OnDevice | None, str]:
     """How a graph runs on a GPU, or why it does not: onnxruntime would fall back silently."""
     if CUDA not in ort.get_available_providers():
-        return None, None, "this onnxruntime was built without CUDA (install limelens[serve-gpu])"
+        return None, "this onnxruntime was built without CUDA (install limelens[serve-gpu])"
     if reason := missing_driver():  # onnxruntime would say it in three lines of its own
-        return None, None, reason
+        return None, reason
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:
         preload(directory="")
@@ -223,8 +294,8 @@ def _on_gpu(
     try:
         runs = BatchRuns(lambda: opened(data), size, thread, place)
     except Exception as error:
-        return None, None, first_line(error)
-    return Gpu(index, thread, place, data, opened, tf32), runs, ""
+        return None, first_line(error)
+    return OnDevice(runs, place, data, opened, tf32), ""
 
 
 def _cuda_session(ort: Any, data: bytes, index: int, *, tf32: bool) -> OpenedSession:
@@ -267,9 +338,8 @@ def _options(ort: Any) -> Any:
 
 def _check_golden(bundle: Bundle) -> None:
     golden = bundle.metadata.golden
-    tf32 = bundle.gpu is not None and bundle.gpu.tf32
     try:
-        tolerance = golden.tolerance_for(bundle.provider, tf32=tf32)
+        tolerance = golden.tolerance_for(bundle.provider, tf32=bundle.tf32)
     except KeyError:
         raise BundleError(
             f"{bundle.path}: the golden vector has no tolerance for {bundle.provider}"

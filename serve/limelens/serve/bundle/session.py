@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.execution.batch_sizes import BatchRuns, OpenedSession, batch_sizes
-from limelens.serve.bundle.execution.device_thread import DeviceThread
-from limelens.serve.bundle.execution.prepared import DevicePlacement
+from limelens.serve.bundle.execution.batch_sizes import Runs, batch_sizes
 from limelens.serve.bundle.metadata import Metadata, Task
 from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError
 from limelens.serve.wording import first_line
 
 if TYPE_CHECKING:
-    from limelens.serve.bundle.execution.perturbing import PreparePerturbed, RowRuns
+    from limelens.serve.bundle.execution.perturbing import PreparePerturbed, Rows
 
 _CHOOSING_S: Final = 30.0
 """How long an explanation waits for its chunk size if several processes must use the same."""
@@ -48,7 +46,7 @@ class Bundle:
         session: The `onnxruntime.InferenceSession`; on a GPU only `runs` may run it.
         runs: On a GPU, the prepared batch sizes; else None.
         rows: On a GPU, makes perturbed images there; else None.
-        gpu: On a GPU, how it is used; else None.
+        tf32: Whether a GPU may round the inputs of products to 10 bits.
         file: The bytes of the file if other processes load it; else empty.
     """
 
@@ -59,9 +57,9 @@ class Bundle:
     provider_reason: str
     num_threads: int
     session: Any = field(repr=False)
-    runs: BatchRuns | None = field(default=None, repr=False)
+    runs: Runs | None = field(default=None, repr=False)
     rows: ExplanationRows | None = field(default=None, repr=False)
-    gpu: Gpu | None = field(default=None, repr=False)
+    tf32: bool = False
     file: bytes = field(default=b"", repr=False)
 
     @property
@@ -148,7 +146,7 @@ class Bundle:
         return None if rows is None else rows.prepare_rows
 
     @property
-    def _rows(self) -> RowRuns | None:
+    def _rows(self) -> Rows | None:
         return None if self.rows is None else self.rows.get()
 
     def prepare(self, chunk: int = 0) -> int:
@@ -237,11 +235,11 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 class ExplanationRows:
     """What makes perturbed images on a GPU; opened once, when it is first needed."""
 
-    def __init__(self, open_rows: Callable[[int], RowRuns | None], chunk: int | None) -> None:
+    def __init__(self, open_rows: Callable[[int], Rows | None], chunk: int | None) -> None:
         self._open = open_rows
         self._chunk = chunk
         self._lock = threading.Lock()
-        self._opened: list[RowRuns | None] = []
+        self._opened: list[Rows | None] = []
         self._is_chosen = threading.Event()
         if chunk is not None:
             self._is_chosen.set()
@@ -255,26 +253,11 @@ class ExplanationRows:
         rows = self._opened[0]
         return 0 if rows is None else rows.chunk
 
-    def get(self) -> RowRuns | None:
+    def get(self) -> Rows | None:
         """The opened runs; None if the GPU cannot make the images."""
         self._is_chosen.wait(_CHOOSING_S)
         self.prepare()
         return self._opened[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Gpu:
-    """How sessions of one bundle run on a GPU.
-
-    `open` opens a session for the bytes of a graph, which may be derived from `file`, the bundle's.
-    """
-
-    index: int
-    thread: DeviceThread
-    place: DevicePlacement
-    file: bytes = field(repr=False)
-    open: Callable[[bytes], OpenedSession] = field(repr=False)
-    tf32: bool = False
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class ClassifierService(service_grpc.ClassifierServiceServicer):
         self.explainer = Explainer(
             max_running=settings.max_explanations,
             max_waiting=settings.max_waiting_explanations,
-            low_priority=all(one.bundle.gpu is None for one in self._repository.served),
+            low_priority=all(one.bundle.runs is None for one in self._repository.served),
         )
 
     @property

@@ -113,7 +113,7 @@ class ModelRunner:
 
     def _new_engine(self, bundle: Bundle) -> Engine:
         max_queue = self.settings.max_queue
-        if bundle.gpu is None:
+        if bundle.runs is None:
             return CpuEngine(
                 num_threads=bundle.num_threads,
                 max_queue=max_queue,
@@ -121,7 +121,7 @@ class ModelRunner:
                 sampler=self._sampler,
             )
         return GpuEngine(
-            bundle.gpu.thread,
+            bundle.runs.thread,
             num_threads=_num_decoders(),
             max_queue=max_queue,
             on_completion=self._completed,

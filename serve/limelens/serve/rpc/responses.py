@@ -124,7 +124,7 @@ def model_message(
         precision=metadata.precision,
         batch_sizes=() if bundle.runs is None else bundle.runs.sizes,
         no_graph_reason="" if bundle.runs is None else bundle.runs.no_graph_reason,
-        tf32=bundle.gpu is not None and bundle.gpu.tf32,
+        tf32=bundle.tf32,
         state=model_pb2.MODEL_STATE_READY,
         embedding_size=bundle.embedding_size,
         max_pixels=limits.max_pixels,

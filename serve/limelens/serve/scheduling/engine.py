@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle.execution.batch_sizes import is_out_of_memory
-from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError
+from limelens.serve.errors import ExpiredError, ModelOutputError, OverloadedError, UnavailableError
 from limelens.serve.scheduling.inference import (
     Completion,
     Counts,
@@ -427,6 +427,10 @@ class Engine(ABC):
             _log.error("the device has no memory left for %d images: %s", len(items), error)
             error = OverloadedError("the device has no memory left", 1.0)
         for item in items:
+            if isinstance(error, UnavailableError):  # no model is to blame
+                self._drop(item)
+                self._fail(item.request, error)
+                continue
             with self._lock:
                 self._run += 1
                 self._not_finite += isinstance(error, ModelOutputError)

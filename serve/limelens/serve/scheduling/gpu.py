@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.execution.batch_sizes import BatchRuns, is_out_of_memory
+from limelens.serve.bundle.execution.batch_sizes import Staging
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.errors import InvalidRequestError, ModelOutputError, OverloadedError
 from limelens.serve.scheduling.engine import Engine, WorkItem, going_down
@@ -38,13 +38,13 @@ class _Batch:
     """Images that will run together.
 
     Args:
-        images: `(size, H, W, 3)` uint8, page-locked: room for the largest batch that may run.
+        images: `(size, H, W, 3)` uint8: room in the staging for the largest batch that may run.
         items: Those whose images lie there, in the order of the rows.
     """
 
     bundle: Bundle
     images: NDArray[np.uint8]
-    staging: NDArray[np.uint8]
+    staging: Staging
     items: list[WorkItem] = field(default_factory=list)
     num_writing: int = 0
 
@@ -122,7 +122,7 @@ class GpuEngine(Engine):
         """A row for an item in a batch that waits for the device; None if the engine is closed."""
         runs = item.request.bundle.runs
         assert runs is not None  # bundles of this engine are on its device
-        spare: NDArray[np.uint8] | None = None
+        spare: Staging | None = None
         try:
             while True:
                 with self._lock:
@@ -132,7 +132,7 @@ class GpuEngine(Engine):
                     has_room = (b for b in self._batches if b.bundle is bundle and not b.is_full)
                     batch = next(has_room, None)
                     if batch is None and spare is not None:
-                        batch = _Batch(bundle, spare[: runs.sizes[-1]], spare)
+                        batch = _Batch(bundle, spare.images[: runs.sizes[-1]], spare)
                         self._batches.append(batch)
                         spare = None
                     if batch is not None:
@@ -187,7 +187,7 @@ class GpuEngine(Engine):
             outputs.append("embedding")
         try:
             began = time.monotonic()
-            results = _run_halved(runs, outputs, batch.staging, len(items))
+            results = runs.run_batch(outputs, batch.staging, len(items))
             run_s = time.monotonic() - began
         # A runtime may raise anything.
         except Exception as error:
@@ -244,21 +244,3 @@ def _compacted(batch: _Batch, is_wanted: Callable[[WorkItem], bool]) -> list[Wor
                 np.copyto(batch.images[len(kept)], batch.images[row])
             kept.append(item)
     return kept
-
-
-def _run_halved(
-    runs: BatchRuns, outputs: Sequence[str], images: NDArray[np.uint8], count: int
-) -> list[NDArray[np.float32]]:
-    """Runs a batch; in halves if the device has no memory for the whole."""
-    try:
-        return runs.run_staged(outputs, images, count)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        _log.warning("the device has no memory for a batch of %d: it is halved", count)
-        runs.rebuild(count)
-        if count == 1:
-            raise
-    middle = (count + 1) // 2
-    halves = [runs.run(outputs, images[:middle]), runs.run(outputs, images[middle:count])]
-    return [np.concatenate(columns) for columns in zip(*halves, strict=True)]

@@ -99,7 +99,7 @@ class InferenceStatus(StrEnum):
     UNREADABLE = "unreadable"
     """Its pixels could not be prepared; the model did not run."""
     DROPPED = "dropped"
-    """Its caller had left or its deadline passed before its turn; the model did not run."""
+    """Its caller had left, its deadline passed or the device was lost; the model gave nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """A model on a GPU, run only at batch sizes that were prepared.
 
-It pads images to the next prepared size; padded rows never leave this module. It knows images and
-outputs, and nothing of requests, labels or callers.
+It pads images to the next prepared size; padded rows never leave this module. `Runs` is how the
+rest of the server sees it. It knows images and outputs, and nothing of requests, labels or callers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +61,69 @@ class OpenedSession:
     sizes: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Staging:
+    """Memory that a device copies one batch from.
+
+    Args:
+        images: `(size, H, W, 3)` uint8.
+    """
+
+    images: NDArray[np.uint8]
+
+
+class Runs(Protocol):
+    """A model that runs batches; any thread may call, save for `run_batch`."""
+
+    @property
+    def thread(self) -> DeviceThread:
+        """The thread that calls `run_batch`."""
+        ...
+
+    @property
+    def session(self) -> Any:
+        """Names the graph's inputs and outputs, as an `onnxruntime.InferenceSession` does."""
+        ...
+
+    @property
+    def no_graph_reason(self) -> str:
+        """Why runs are no CUDA graphs; empty if they are."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes that are ready, ascending."""
+        ...
+
+    def borrow_staging(self) -> Staging:
+        """Memory with room for the largest batch, until `return_staging`."""
+        ...
+
+    def return_staging(self, staging: Staging) -> None:
+        """Takes back what `borrow_staging` gave."""
+        ...
+
+    def prepare_all(self, sizes: Sequence[int]) -> None:
+        """Prepares batch sizes, given in ascending order; see `BatchRuns.prepare_all`."""
+        ...
+
+    def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Runs `(N, H, W, 3)` uint8 images, any N; an `(N, …)` float32 array for each output."""
+        ...
+
+    def run_batch(
+        self, outputs: Sequence[str], staging: Staging, count: int
+    ) -> list[NDArray[np.float32]]:
+        """Runs the first `count` images of borrowed memory, in halves if that is too many.
+
+        Raises:
+            Exception: Whatever the runtime raises.
+        """
+        ...
+
+
 class BatchRuns:
-    """Runs of a model at prepared batch sizes; any thread may call.
+    """Runs of a model on a device of this process; see `Runs`.
 
     If runs cannot be CUDA graphs, each size gets a session of its own: a session that changes sizes
     plans anew each time.
@@ -79,7 +140,7 @@ class BatchRuns:
         self._input_size = input_size
         self._place = place
         self.thread = thread
-        self._stagings: list[NDArray[np.uint8]] = []
+        self._stagings: list[Staging] = []
         self._is_rebuilding = False
         self._is_used = False
         with preparing:
@@ -102,20 +163,20 @@ class BatchRuns:
         """The batch sizes that are ready, ascending."""
         return self._opened.sizes
 
-    def borrow_staging(self) -> NDArray[np.uint8]:
-        """Page-locked `(size, H, W, 3)` uint8 memory for one batch, until `return_staging`."""
+    def borrow_staging(self) -> Staging:
+        """Page-locked memory for one batch, until `return_staging`."""
         with contextlib.suppress(IndexError):
             staging = self._stagings.pop()
-            if len(staging) >= self.sizes[-1]:
+            if len(staging.images) >= self.sizes[-1]:
                 return staging
         return self.thread.call(self._new_staging)
 
-    def return_staging(self, staging: NDArray[np.uint8]) -> None:
+    def return_staging(self, staging: Staging) -> None:
         """Takes back borrowed memory."""
         self._stagings.append(staging)
 
-    def _new_staging(self) -> NDArray[np.uint8]:
-        return pinned_empty((self.sizes[-1], *self._input_size, 3))
+    def _new_staging(self) -> Staging:
+        return Staging(pinned_empty((self.sizes[-1], *self._input_size, 3)))
 
     def prepare_all(self, sizes: Sequence[int]) -> None:
         """Prepares batch sizes, given in ascending order.
@@ -175,10 +236,27 @@ class BatchRuns:
             return found[0]
         return [np.concatenate(columns) for columns in zip(*found, strict=True)]
 
-    def run_staged(
+    def run_batch(
+        self, outputs: Sequence[str], staging: Staging, count: int
+    ) -> list[NDArray[np.float32]]:
+        """See `Runs`; in the device's thread."""
+        images = staging.images
+        try:
+            return self._run_staged(outputs, images, count)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            _log.warning("the device has no memory for a batch of %d: it is halved", count)
+            self.rebuild(count)
+            if count == 1:
+                raise
+        middle = (count + 1) // 2
+        halves = [self.run(outputs, images[:middle]), self.run(outputs, images[middle:count])]
+        return [np.concatenate(columns) for columns in zip(*halves, strict=True)]
+
+    def _run_staged(
         self, outputs: Sequence[str], staged: NDArray[np.uint8], count: int
     ) -> list[NDArray[np.float32]]:
-        """Runs the first `count` images in memory from `borrow_staging`; in the device's thread."""
         self._is_used = True
         opened = self._opened
         size = opened.sizes[bisect_left(opened.sizes, count)]
@@ -192,8 +270,8 @@ class BatchRuns:
     ) -> list[NDArray[np.float32]]:
         staging = self.borrow_staging()
         try:
-            np.copyto(staging[: len(images)], images)
-            return self.run_staged(outputs, staging, len(images))
+            np.copyto(staging.images[: len(images)], images)
+            return self._run_staged(outputs, staging.images, len(images))
         finally:
             self.return_staging(staging)
 

@@ -73,6 +73,7 @@ class DeviceThread:
         self._queue: list[tuple[Urgency, int, _Work[Any]]] = []
         self._count = 0
         self._arrived = threading.Condition()
+        self._began_at: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"limelens-{name}", daemon=True)
         self._thread.start()
 
@@ -80,6 +81,12 @@ class DeviceThread:
     def is_current(self) -> bool:
         """Whether the caller is this thread."""
         return threading.get_ident() == self._thread.ident
+
+    @property
+    def at_work_s(self) -> float:
+        """For how long, in seconds, it has been at the same piece of work; 0 if it waits."""
+        began_at = self._began_at
+        return 0.0 if began_at is None else time.monotonic() - began_at
 
     def submit(self, function: Callable[[], T], urgency: Urgency = Urgency.REQUEST) -> _Work[T]:
         """Queues a short piece of work, whose result or error `wait()` gives.
@@ -117,7 +124,9 @@ class DeviceThread:
         while True:
             work: _Work[Any] | None = self._next()
             assert work is not None
+            self._began_at = time.monotonic()
             work.run()
+            self._began_at = None
             work = None  # an idle thread must not hold a model that was replaced
 
 

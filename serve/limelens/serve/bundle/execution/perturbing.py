@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnx
@@ -49,6 +49,19 @@ CANVAS_SCALE: Final = 16
 _HOPE: Final = 1.6
 """Also tries chunks that are too slow by estimate: the estimate includes copies of the images."""
 _ROUNDS: Final = 5
+
+
+class Rows(Protocol):
+    """Makes perturbed images on a device; see `RowRuns`."""
+
+    chunk: int
+    """Rows in a run."""
+
+    def prepare_rows(
+        self, image: NDArray[np.uint8], canvas: NDArray[np.uint8], columns: NDArray[np.intp]
+    ) -> RowModel:
+        """See `RowRuns.prepare_rows`."""
+        ...
 
 
 def with_perturbation(data: bytes, height: int, width: int) -> bytes:

@@ -110,24 +110,29 @@ def _run_options(graph_id: int) -> Any:
 
 
 def pinned_empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
-    """An array in page-locked memory, from which a GPU copies at full speed.
-
-    It is plain memory if CUDA has none. The pages are unlocked when the array is freed.
-    """
+    """An array in page-locked memory; see `pin`."""
     array: NDArray[Any] = np.empty(shape, dtype)
+    pin(array)
+    return array
+
+
+def pin(array: NDArray[Any]) -> None:
+    """Locks the pages of an array, so that a GPU copies from it at full speed.
+
+    It stays plain memory if CUDA cannot. The pages are unlocked when the array is freed.
+    """
     runtime = _runtime()
     if runtime is None or array.nbytes == 0:
-        return array
+        return
     address = array.ctypes.data
     code = runtime.cudaHostRegister(
         ctypes.c_void_p(address), ctypes.c_size_t(array.nbytes), ctypes.c_uint(0)
     )
     if code:
         _log.info("memory could not be page-locked (CUDA error %d)", code)
-        return array
+        return
     # At exit the memory is freed anyway, and modules may be gone already.
     weakref.finalize(array, _unlock, runtime, address).atexit = False
-    return array
 
 
 def _unlock(runtime: Any, address: int) -> None:

@@ -1,0 +1,280 @@
+"""A bundle's runs and perturbed images, as if its sessions were in this process.
+
+Batches are written into memory that the device's process maps, so that images are not copied on
+their way. It knows the messages, and nothing of requests or threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limelens.serve.bundle.execution.batch_sizes import Staging
+from limelens.serve.bundle.execution.device_thread import DeviceThread, device_thread
+from limelens.serve.bundle.execution.perturbing import RowModel
+from limelens.serve.bundle.remote.device_client import DeviceClient, DeviceGoneError
+from limelens.serve.bundle.remote.protocol import (
+    BeginExplanation,
+    CloseModel,
+    EndExplanation,
+    MapBatch,
+    Message,
+    Opened,
+    OpenModel,
+    PrepareRows,
+    PrepareSizes,
+    Ran,
+    RunBatch,
+    RunRows,
+    TensorInfo,
+)
+from limelens.serve.bundle.remote.shared_batch import BatchShape, SharedBatch
+from limelens.serve.errors import BundleError
+
+_STARTING_S: Final = 60.0
+"""How long to wait for the device's process when a model is opened."""
+_MOST_LOST: Final = 2
+"""A model is refused once the device's process ended so often while it opened it."""
+_numbers: Final = itertools.count(1)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What of an `onnxruntime.InferenceSession` names inputs and outputs."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    def get_inputs(self) -> tuple[TensorInfo, ...]:
+        """As onnxruntime's."""
+        return self.inputs
+
+    def get_outputs(self) -> tuple[TensorInfo, ...]:
+        """As onnxruntime's."""
+        return self.outputs
+
+
+class RemoteRuns:
+    """Runs of a model in another process; see `limelens.serve.bundle.execution.batch_sizes.Runs`.
+
+    Args:
+        client: The connections to that process.
+        message: Opens the model there; its number is replaced.
+        input_size: Height and width of an image, in pixels.
+
+    Raises:
+        BundleError: It cannot be opened there.
+        ProviderError: The device cannot be used.
+        DeviceGoneError: No process owns the device.
+    """
+
+    def __init__(
+        self, client: DeviceClient, message: OpenModel, input_size: tuple[int, int]
+    ) -> None:
+        self._client = client
+        self._message = replace(message, model=next(_numbers))
+        self._input_size = input_size
+        self._thread = device_thread(client.name)
+        self._stagings: list[Staging] = []
+        self._mapped: weakref.WeakKeyDictionary[Staging, tuple[int, int]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._is_prepared = False
+        self._chunk = 0
+        self._session = 0  # of the client, in which the model was opened
+        self._open_patiently()
+        weakref.finalize(self, client.send_later, CloseModel(self.model)).atexit = False
+        client.join(self)
+
+    @property
+    def model(self) -> int:
+        """Its number in the device's process."""
+        return self._message.model
+
+    @property
+    def opened(self) -> Opened:
+        """What the device's process found out when it opened the model."""
+        return self._opened
+
+    @property
+    def thread(self) -> DeviceThread:
+        """The thread of this process that hands batches over, one at a time."""
+        return self._thread
+
+    @property
+    def session(self) -> Signature:
+        """See `Runs`."""
+        return Signature(self._opened.inputs, self._opened.outputs)
+
+    @property
+    def no_graph_reason(self) -> str:
+        """See `Runs`."""
+        return self._opened.no_graph_reason
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """See `Runs`; as of the last run."""
+        return self._opened.sizes
+
+    def borrow_staging(self) -> Staging:
+        """See `Runs`."""
+        with contextlib.suppress(IndexError):
+            staging = self._stagings.pop()
+            if len(staging.images) >= self.sizes[-1]:
+                return staging
+        return SharedBatch.create(
+            BatchShape(self.sizes[-1], self._input_size, self._opened.output_lengths)
+        )
+
+    def return_staging(self, staging: Staging) -> None:
+        """See `Runs`."""
+        self._stagings.append(staging)
+
+    def prepare_all(self, sizes: Sequence[int]) -> None:  # noqa: ARG002 - the other process knows
+        """Has the device's process prepare the sizes that it is set up for."""
+        self._is_prepared = True
+        self._note(self.request(PrepareSizes(self.model)))
+
+    def prepare_rows(self, chunk: int) -> RemoteRows | None:
+        """Prepares what makes perturbed images; None if the device cannot make them.
+
+        Args:
+            chunk: Samples in a run; 0 chooses what suits the device.
+        """
+        self._chunk = self.request(PrepareRows(self.model, chunk))
+        return RemoteRows(self, self._chunk) if self._chunk else None
+
+    def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """See `Runs`."""
+        most = self.sizes[-1]
+        parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
+        found = [self._run_part(outputs, part) for part in parts]
+        if len(found) == 1:
+            return found[0]
+        return [np.concatenate(columns) for columns in zip(*found, strict=True)]
+
+    def run_batch(
+        self, outputs: Sequence[str], staging: Staging, count: int
+    ) -> list[NDArray[np.float32]]:
+        """See `Runs`.
+
+        Raises:
+            DeviceGoneError: The device's process is gone.
+            OverloadedError: The device has no memory left.
+        """
+        assert isinstance(staging, SharedBatch)
+        batch = self._number_of(staging)
+        self._note(self.request(RunBatch(self.model, batch, tuple(outputs), count)))
+        return [staging.outputs[name][:count].copy() for name in outputs]
+
+    def request(self, message: Message, file: int | None = None) -> Any:
+        """As `DeviceClient.request`, of a process that has the model open."""
+        if self._session != self._client.session:
+            raise DeviceGoneError()
+        return self._client.request(message, file)
+
+    def send_later(self, message: Message) -> None:
+        """See `DeviceClient.send_later`."""
+        self._client.send_later(message)
+
+    def reopen(self) -> None:
+        """See `Member`."""
+        self._message = replace(self._message, few_sizes=True)
+        self._open()
+
+    def prepare_again(self) -> None:
+        """See `Member`."""
+        if self._is_prepared:
+            self._note(self.request(PrepareSizes(self.model)))
+        if self._chunk:
+            self.request(PrepareRows(self.model, self._chunk))
+
+    def _open_patiently(self) -> None:
+        for num_lost in range(1, _MOST_LOST + 1):
+            self._client.wait(_STARTING_S)
+            try:
+                self._open()
+            except DeviceGoneError:
+                _log.warning("%s: the device was lost while it was opened", self._message.path)
+                if num_lost == _MOST_LOST:
+                    raise BundleError(
+                        f"{self._message.path}: the process that owns the device ended {num_lost} "
+                        "times while it loaded it"
+                    ) from None
+            else:
+                return
+
+    def _open(self) -> None:
+        session = self._client.session
+        self._opened: Opened = self._client.request(self._message)
+        self._session = session
+
+    def _run_part(
+        self, outputs: Sequence[str], images: NDArray[np.uint8]
+    ) -> list[NDArray[np.float32]]:
+        staging = self.borrow_staging()
+        try:
+            np.copyto(staging.images[: len(images)], images)
+            return self.run_batch(outputs, staging, len(images))
+        finally:
+            self.return_staging(staging)
+
+    def _number_of(self, staging: SharedBatch) -> int:
+        """The batch's number in the device's process, which maps it first if it is new there."""
+        session, number = self._mapped.get(staging, (0, 0))
+        if session != self._session:
+            session, number = self._session, next(_numbers)
+            self.request(MapBatch(self.model, number, staging.shape), staging.file)
+            self._mapped[staging] = session, number
+        return number
+
+    def _note(self, ran: Ran) -> None:
+        if ran.sizes != self._opened.sizes:
+            self._opened = replace(self._opened, sizes=ran.sizes)
+
+
+class RemoteRows:
+    """Perturbed images that the device's process makes, as `RowRuns` does.
+
+    Args:
+        chunk: Rows in a run.
+    """
+
+    def __init__(self, runs: RemoteRuns, chunk: int) -> None:
+        self._runs = runs
+        self.chunk = chunk
+
+    def prepare_rows(
+        self,
+        image: NDArray[np.uint8],
+        canvas: NDArray[np.uint8],
+        columns: NDArray[np.intp],
+    ) -> RowModel:
+        """See `RowRuns.prepare_rows`."""
+        runs, number = self._runs, next(_numbers)
+        runs.request(BeginExplanation(runs.model, number, image, canvas, columns))
+
+        def respond(
+            visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
+        ) -> NDArray[np.float32]:
+            # One run each, so that a run in between need not wait for all.
+            parts = []
+            for start in range(0, len(visible), self.chunk):
+                part = slice(start, start + self.chunk)
+                some = None if corners is None else corners[part]
+                parts.append(runs.request(RunRows(runs.model, number, visible[part], some)))
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        weakref.finalize(
+            respond, runs.send_later, EndExplanation(runs.model, number)
+        ).atexit = False
+        return respond
