@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -79,13 +80,26 @@ class ServerProcess:
     @property
     def workers(self) -> tuple[int, ...]:
         """Ids of its worker processes (`--processes`); empty without workers."""
-        pid = self.process.pid
-        return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        return self._children("limelens.serve.processes.worker")
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Ids of its processes that own a device (`--device-process`)."""
+        return self._children("limelens.serve.processes.device_owner")
+
+    def _children(self, module: str = "") -> tuple[int, ...]:
+        pid, found = self.process.pid, []
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                arguments = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+                if not module or module in arguments:
+                    found.append(int(child))
+        return tuple(found)
 
     def pss_bytes(self) -> int:
-        """Its memory and its workers', shared pages divided among those who share them."""
+        """Its memory and its children's, shared pages divided among those who share them."""
         total = 0
-        for pid in (self.process.pid, *self.workers):
+        for pid in (self.process.pid, *self._children()):
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             found = [line for line in rollup.splitlines() if line.startswith("Pss:")]
             if not found:

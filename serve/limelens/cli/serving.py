@@ -51,6 +51,14 @@ def serve(
             show_default="1 up to 4 cores, then one for every 2",
         ),
     ] = None,
+    device_process: Annotated[
+        bool,
+        option(
+            "Have one more process own each GPU and run the models for all others, which hand it "
+            "images.",
+            "--device-process",
+        ),
+    ] = ServerConfig.device_process,
     tf32: Annotated[
         bool,
         option(
@@ -340,7 +348,7 @@ def _serve(config: ServerConfig) -> int:
             streams.give_up(sys.stdout)
             raise
 
-    if config.processes > 1:
+    if config.is_supervised:
         # The supervisor loads no more than it needs.
         from limelens.serve.processes.supervisor import supervise
 

@@ -44,7 +44,7 @@ def serve(config: ServerConfig, announce: Callable[[str], Any] = print) -> int:
         AccessPolicyError: The files that say who may call are missing or invalid.
     """
     config.check()
-    if config.processes > 1:
+    if config.is_supervised:
         from limelens.serve.processes.supervisor import supervise
 
         return supervise(config, announce)

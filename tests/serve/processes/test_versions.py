@@ -32,11 +32,12 @@ def listed(stubs: list[Any]) -> set[bytes]:
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("layout", [(), ("--device-process",)], ids=["alike", "device process"])
 def test_no_call_sees_an_old_version_after_a_new_one(
-    fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
+    fleet: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker, layout: tuple[str, ...]
 ) -> None:
     put(tmp_path, bundles, 1)
-    server = fleet("--reload-s", "0.1", models=tmp_path)
+    server = fleet("--reload-s", "0.1", *layout, models=tmp_path)
     with Load(server) as load:
         for version in (2, 3, 4):
             put(tmp_path, bundles, version)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +17,12 @@ import pytest
 from numpy.typing import NDArray
 from tests.serve.scheduling.pending import MadeBy
 from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
+from tests.serve.strict_owner import StrictOwner
 from tests.waiting import slow_by_async, until_async
 
 from limelens.serve import load_bundle
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
+from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency, device_thread
 from limelens.serve.errors import (
     ExpiredError,
     InvalidRequestError,
@@ -359,14 +360,32 @@ async def test_chunks_of_explanations_run_between_batches_and_are_not_starved(
 async def test_random_traffic_gets_the_numbers_of_a_plain_session(
     engines: Any, thread: DeviceThread, models: Path, seed: int
 ) -> None:
+    engine = engines(num_threads=3, max_queue=1000)
+    await random_traffic(
+        engine, lambda path: stand_in(path, thread=thread, max_batch_size=16), models, seed
+    )
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_so_it_does_if_another_process_owns_the_device(models: Path, seed: int) -> None:
+    with StrictOwner(max_batch_size=16) as owner:
+        engine = GpuEngine(device_thread(owner.device), num_threads=3, max_queue=1000)
+        try:
+            await random_traffic(engine, lambda path: load_bundle(path, owner.device), models, seed)
+        finally:
+            engine.close()
+
+
+async def random_traffic(
+    engine: GpuEngine, load: Callable[[Path], Bundle], models: Path, seed: int
+) -> None:
     """Requests of all sizes, cancellations, deadlines, embeddings, explanations and swaps."""
     from limelens.explain import explain
 
     rng = random.Random(seed)
     versions = [models / "colours" / "1", models / "colours" / "2"]
     plain = load_bundle(versions[0], "cpu")
-    current = [stand_in(versions[0], thread=thread, max_batch_size=16)]
-    engine = engines(num_threads=3, max_queue=1000)
+    current = [load(versions[0])]
     photo = random_images(1, seed=seed)[0]
     expected = explain(photo, plain.predict, seed=3, num_samples=64, segmentation="grid")
     num_right = 0
@@ -413,9 +432,7 @@ async def test_random_traffic_gets_the_numbers_of_a_plain_session(
     async def swaps() -> None:
         for version in (1, 0, 1):
             await slow_by_async(0.05)
-            current[0] = await asyncio.to_thread(
-                stand_in, versions[version], thread=thread, max_batch_size=16
-            )
+            current[0] = await asyncio.to_thread(load, versions[version])
 
     async def requests() -> AsyncIterator[Any]:
         for number in range(60):

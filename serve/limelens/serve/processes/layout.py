@@ -10,12 +10,14 @@ import importlib.util
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from limelens.serve.addresses import is_unix
 from limelens.serve.bundle.devices import parse_devices
+from limelens.serve.processes.device_process import OwnedDevice
 from limelens.serve.rpc.server_config import ServerConfig
 
 CORES_FOR_ONE: Final = 4  # cores that one process can keep busy; with more, Python's lock limits it
@@ -45,9 +47,13 @@ def default_processes(listen: str, device: str, num_threads: int | None) -> int:
     return 1 if cores <= CORES_FOR_ONE else math.ceil(cores / CORES_EACH)
 
 
-def share_of(config: ServerConfig, number: int) -> ServerConfig:
-    """The share of one process, numbered from 1, of the configuration of all."""
-    count, devices = config.processes, parse_devices(config.device)
+def share_of(config: ServerConfig, number: int, owned: Sequence[OwnedDevice] = ()) -> ServerConfig:
+    """The share of one process, numbered from 1, of the configuration of all.
+
+    Its device is one of those that other processes own, if there are any.
+    """
+    count = config.processes
+    devices = [one.name for one in owned] or parse_devices(config.device)
     threads = num_threads_of(config)
     service = config.service
     images = min(service.limits.max_images, service.max_queue)

@@ -7,9 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from limelens.serve.repository.model_version import LoadCounts, RejectedVersion
 from limelens.serve.rpc.server_config import ServerConfig
+
+if TYPE_CHECKING:
+    from limelens.serve.observing.logs import LogFormat
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,25 @@ class Assignment:
     config: ServerConfig
     metrics: Path | None
     proof_pause_s: float
+
+
+@dataclass(frozen=True)
+class DeviceAssignment:
+    """The first message to a process that owns a device.
+
+    Args:
+        device: As `load_bundle` takes it.
+        tf32: Whether a GPU may round the inputs of products to 10 bits.
+        max_batch_size: Images in one run.
+        log_level: Of its log.
+        log_format: Of its log.
+    """
+
+    device: str
+    tf32: bool
+    max_batch_size: int
+    log_level: int
+    log_format: LogFormat
 
 
 @dataclass(frozen=True)

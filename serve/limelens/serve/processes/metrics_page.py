@@ -46,14 +46,15 @@ def metrics_of_all(
     *,
     sample: Callable[[], None],
     workers: Callable[[], Iterable[int]],
+    owners: Callable[[], Iterable[int]],
     restarts: Callable[[], int],
 ) -> CollectorRegistry:
-    """The metrics of all workers."""
+    """The metrics of all workers, and of the processes that own a device."""
     registry = CollectorRegistry()
     registry.register(_Sampling(sample))  # first: the others read the gauges
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     registry.register(ModelsCollector(models))
-    registry.register(_Processes(workers, restarts))
+    registry.register(_Processes(workers, owners, restarts))
     PlatformCollector(registry=registry)
     return registry
 
@@ -68,10 +69,16 @@ class _Sampling(Collector):
 
 
 class _Processes(Collector):
-    """Memory, files and CPU of this process and the workers together."""
+    """Memory, files and CPU of this process and its children together."""
 
-    def __init__(self, workers: Callable[[], Iterable[int]], restarts: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        workers: Callable[[], Iterable[int]],
+        owners: Callable[[], Iterable[int]],
+        restarts: Callable[[], int],
+    ) -> None:
         self._workers = workers
+        self._owners = owners
         self._restarts = restarts
 
     def collect(self) -> Iterator[Metric]:
@@ -80,7 +87,7 @@ class _Processes(Collector):
         gone = resource.getrusage(resource.RUSAGE_CHILDREN)
         sums = {_CPU: gone.ru_utime + gone.ru_stime}
         own = {one.name: one for one in ProcessCollector(registry=None).collect()}
-        for pid in (os.getpid(), *workers):
+        for pid in (os.getpid(), *workers, *self._owners()):
             collector = ProcessCollector(pid=lambda pid=pid: pid, registry=None)  # type: ignore[misc]
             for family in collector.collect():
                 sums[family.name] = sums.get(family.name, 0.0) + family.samples[0].value

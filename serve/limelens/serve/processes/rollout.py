@@ -78,8 +78,8 @@ class Rollout:
 
         # The server starts meanwhile; only explanations wait.
         async def choose_chunks() -> None:
-            for number, bundle in sorted(self.bundles.items()):
-                await self._choose_chunk(number, bundle)
+            for number in sorted(self.bundles):
+                await self._choose_chunk(number)
 
         self._choosing = asyncio.create_task(choose_chunks())
 
@@ -167,17 +167,15 @@ class Rollout:
         self.bundles[number] = bundle
         weakref.finalize(bundle, self._release_from_thread, number).atexit = False
         if self._stage is not None:
-            await self._choose_chunk(number, bundle)
+            await self._choose_chunk(number)
         return bundle
 
-    async def _choose_chunk(self, number: int, bundle: Bundle) -> None:
+    async def _choose_chunk(self, number: int) -> None:
         """Has one worker choose the chunk of explanations, and the others take it.
 
         If each chose for itself, by how busy the device is at that moment, explanations of two
         workers would differ in their last digits.
         """
-        if bundle.provider == CPU:
-            return
         while number not in self._chunks and self._members:
             with contextlib.suppress(UnavailableError):
                 self._chunks[number] = await self._members[0].choose_chunk(number)

@@ -1,36 +1,39 @@
 """The process that a user starts: it keeps the workers of one server.
 
 It serves no calls. It reserves the port, decides which versions are served, counts the limits of
-the whole server, passes signals on, and replaces workers that end.
+the whole server, passes signals on, and replaces workers that end, and processes that own a device.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.access.limiting import Limiter
+from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.errors import LimelensError, ListenError, UnavailableError
 from limelens.serve.lifecycle import ENDING_S, Signals, feed, proof_pause_s, report_start
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import GoneError, Handler
+from limelens.serve.processes.child_process import ChildProcess, describe_end
+from limelens.serve.processes.device_process import DeviceProcess, OwnedDevice, owned_device
 from limelens.serve.processes.layout import num_threads_of, share_of
-from limelens.serve.processes.messages import Assignment, Epoch
+from limelens.serve.processes.messages import Assignment, DeviceAssignment, Epoch
 from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
-from limelens.serve.processes.worker_process import LOAD_S, WorkerProcess, describe_end
+from limelens.serve.processes.worker_process import LOAD_S, WorkerProcess
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.registry import status_line
 from limelens.serve.repository.reload import Watcher, watcher_for
@@ -42,8 +45,8 @@ if TYPE_CHECKING:
     from limelens.serve.observing.http import HttpPort
 
 _PAUSES_S: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Before a worker is replaced; the more often replacements end soon, the longer."""
-_SOUND_S: Final = 10.0  # a worker that lived so long does not count as one that ended soon
+"""Before a process is replaced; the more often replacements end soon, the longer."""
+_SOUND_S: Final = 10.0  # a process that lived so long does not count as one that ended soon
 _MEMORY: Final = Path("/dev/shm")
 _PING_S: Final = 5.0
 _REPLY_S: Final = 1.0
@@ -62,6 +65,8 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
         if config.health_listen is not None:
             address = held(config.health_listen, option="--health-listen")
             config = replace(config, health_listen=holding.enter_context(address))
+        devices = parse_devices(config.device) if config.device_process else ()
+        owned = [holding.enter_context(owned_device(one)) for one in devices]
         counts_folder = None
         if config.http is not None:
             from limelens.serve.observing.http import check_address
@@ -73,7 +78,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
             counts_folder = Path(holding.enter_context(folder))
 
         async def run() -> None:
-            await Supervisor(config, counts_folder, signals, manager).run(announce)
+            await Supervisor(config, owned, counts_folder, signals, manager).run(announce)
 
         asyncio.run(run())
     return 0
@@ -85,11 +90,13 @@ class Supervisor:
     def __init__(
         self,
         config: ServerConfig,
+        owned: Sequence[OwnedDevice],
         counts_folder: Path | None,
         signals: Signals,
         manager: ServiceManager,
     ) -> None:
         self._config = config
+        self._owned = owned
         self._manager = manager
         self._counts_folder = counts_folder
         self._signals = signals
@@ -106,6 +113,7 @@ class Supervisor:
         self._http: HttpPort | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._serving: dict[int, WorkerProcess] = {}
+        self._owners: dict[str, DeviceProcess] = {}  # by device
         self._may_serve = asyncio.Event()  # versions are loaded
         self._complete = asyncio.Event()  # all workers have served once
         self._stopping = asyncio.Event()
@@ -123,19 +131,24 @@ class Supervisor:
         stop = asyncio.create_task(self._stopping.wait())
         feeding = asyncio.create_task(feed(self._manager, self._is_alive))
         starting = asyncio.create_task(self._start_serving(announce))
+        owning = [
+            asyncio.create_task(self._keep(one.device, partial(self._run_owner, one)))
+            for one in self._owned
+        ]
         keeping = [
-            asyncio.create_task(self._keep(number + 1)) for number in range(self._config.processes)
+            asyncio.create_task(self._keep(f"worker {number}", partial(self._run_worker, number)))
+            for number in range(1, self._config.processes + 1)
         ]
         failed = True
         try:
             # Of these, only a successful start ends without an error. A worker that ends while it
             # loads makes the start fail too, but `_keep` says which worker it was and how it ended.
             with contextlib.suppress(GoneError):
-                await _first(stop, starting, *keeping)
-            await _first(stop, *keeping)
+                await _first(stop, starting, *keeping, *owning)
+            await _first(stop, *keeping, *owning)
             failed = False
         finally:
-            await self._end(starting, keeping, at_once=failed)
+            await self._end(starting, keeping, owning, at_once=failed)
             stop.cancel()
             feeding.cancel()
 
@@ -145,6 +158,8 @@ class Supervisor:
             return "going down"
         if not self._complete.is_set():
             return "starting"
+        if len(self._owners) < len(self._owned):
+            return "a device is starting anew"
         return "" if self._serving else "no worker serves"
 
     async def _start_serving(self, announce: Callable[[str], Any]) -> None:
@@ -159,6 +174,8 @@ class Supervisor:
             hold_back_images=config.hold_back_images,
             load=self._rollout.load,
             validator=self._validator,
+            # A file that ends the process of a device would end the calls of all workers.
+            tries_on_cpu=config.device_process,
         )
         await self._rollout.begin(repository)
         repository.subscribe(self._rollout.publish_from_thread)
@@ -173,6 +190,7 @@ class Supervisor:
                 repository,
                 sample=self._sample_from_thread,
                 workers=lambda: [one.pid for one in tuple(self._serving.values())],
+                owners=lambda: [one.pid for one in tuple(self._owners.values())],
                 restarts=lambda: self._num_restarts,
             )
             self._http = HttpPort(
@@ -186,19 +204,19 @@ class Supervisor:
         repository.subscribe(lambda: self._manager.is_now(self._status()))
         self._manager.ready(self._status())
 
-    async def _keep(self, number: int) -> None:
-        """Runs one worker after the other under this number, until the server stops."""
+    async def _keep(self, name: str, run: Callable[[], Awaitable[str]]) -> None:
+        """Runs one process after the other, until the server stops."""
         num_ended_soon = 0
         while True:
             began = time.monotonic()
-            end = await self._run_worker(number)
+            end = await run()
             if self._stopping.is_set():
                 return
             if not self._complete.is_set():
-                raise LimelensError(f"worker {number} ended before the server was ready: {end}")
+                raise LimelensError(f"{name} ended before the server was ready: {end}")
             num_ended_soon = 0 if time.monotonic() - began > _SOUND_S else num_ended_soon + 1
             pause_s = _PAUSES_S[min(num_ended_soon, len(_PAUSES_S)) - 1] if num_ended_soon else 0.0
-            _log.error("worker %d ended: %s; another starts in %g s", number, end, pause_s)
+            _log.error("%s ended: %s; another starts in %g s", name, end, pause_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
@@ -210,7 +228,7 @@ class Supervisor:
         """Runs one worker from its start to its end."""
         admissions = Admissions(self._limiter)
         assignment = Assignment(
-            *(number, share_of(self._config, number), self._counts_folder),
+            *(number, share_of(self._config, number, self._owned), self._counts_folder),
             proof_pause_s(self._manager),
         )
         handlers: dict[str, Handler] = {
@@ -219,20 +237,16 @@ class Supervisor:
             "charge": admissions.charge,
             "result": self._record,
             "refresh": self._refresh,
-            "statistics": functools.partial(self._request_all, "statistics"),
+            "statistics": partial(self._request_all, "statistics"),
         }
         worker = await WorkerProcess.start(assignment, self._epoch.file, handlers)
         self._workers[number] = worker
         ended = asyncio.create_task(worker.ended())
-        ping_s = min(_PING_S, proof_pause_s(self._manager))
         try:
             if self._stopping.is_set():
                 worker.kill()
             await self._bring_up(worker, ended)
-            while not ended.done():
-                await asyncio.wait((ended,), timeout=ping_s)
-                if not ended.done():
-                    await worker.ping()
+            await self._watch(worker, ended)
         except UnavailableError as error:
             _log.debug("worker %d: %s", number, error)
         except LimelensError as error:
@@ -252,6 +266,42 @@ class Supervisor:
                 forget_state(self._counts_folder, number)
         return describe_end(code)
 
+    async def _run_owner(self, owned: OwnedDevice) -> str:
+        """Runs one process that owns a device from its start to its end."""
+        config = self._config
+        assignment = DeviceAssignment(
+            owned.device,
+            config.tf32,
+            config.service.max_batch_size,
+            config.log_level,
+            config.log_format,
+        )
+        owner = await DeviceProcess.start(assignment, owned.listener)
+        self._owners[owned.device] = owner
+        ended = asyncio.create_task(owner.ended())
+        try:
+            await owner.request("ping", timeout_s=LOAD_S)  # it starts
+            await self._watch(owner, ended)
+        except UnavailableError as error:
+            _log.debug("%s: %s", owner.name, error)
+        finally:
+            owner.kill()
+            code = await ended
+            del self._owners[owned.device]
+        return describe_end(code)
+
+    async def _watch(self, child: ChildProcess, ended: asyncio.Task[int]) -> None:
+        """Pings a process until it ends.
+
+        Raises:
+            UnavailableError: It hung and was ended.
+        """
+        ping_s = min(_PING_S, proof_pause_s(self._manager))
+        while not ended.done():
+            await asyncio.wait((ended,), timeout=ping_s)
+            if not ended.done():
+                await child.ping()
+
     async def _bring_up(self, worker: WorkerProcess, ended: asyncio.Task[int]) -> None:
         """Waits until a worker serves."""
         await self._rollout.join(worker)
@@ -267,7 +317,12 @@ class Supervisor:
             self._complete.set()
 
     async def _end(
-        self, starting: asyncio.Task[None], keeping: Sequence[asyncio.Task[None]], *, at_once: bool
+        self,
+        starting: asyncio.Task[None],
+        keeping: Sequence[asyncio.Task[None]],
+        owning: Sequence[asyncio.Task[None]],
+        *,
+        at_once: bool,
     ) -> None:
         """Ends everything, in reverse order."""
         self._stopping.set()
@@ -283,6 +338,10 @@ class Supervisor:
             self._kill()
         starting.cancel()
         await asyncio.gather(starting, *keeping, return_exceptions=True)
+        # Only now: workers that finish their calls need the devices.
+        for owner in self._owners.values():
+            owner.kill()
+        await asyncio.gather(*owning, return_exceptions=True)
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         await asyncio.to_thread(self._recording.shutdown)
@@ -317,8 +376,8 @@ class Supervisor:
             shutil.rmtree(self._counts_folder, ignore_errors=True)
 
     def _kill(self) -> None:
-        for worker in self._workers.values():
-            worker.kill()
+        for child in (*self._workers.values(), *self._owners.values()):
+            child.kill()
 
     def _request_scan(self) -> None:
         """Requests a scan for new versions and does not wait for it."""

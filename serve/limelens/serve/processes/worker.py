@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.bundle.loading import load_and_warm
+from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS, device_client
 from limelens.serve.lifecycle import loop_factory
 from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.priority import lower_thread_priority
@@ -139,8 +140,16 @@ class Worker:
             drift = await asyncio.to_thread(DriftMonitor, self._config.drift, self._models)
         self._server = Server(self._config, self._models, siblings=siblings, drift=drift)
         await self._server.start()
+        if self._config.device.startswith(DEVICE_PROCESS):
+            client = device_client(self._config.device.removeprefix(DEVICE_PROCESS))
+            client.on_change = self._follow_device
         self._proofs = Proofs(self._server.runner, self._proof_pause_s)
         self._proving = asyncio.create_task(self._proofs.run())
+
+    def _follow_device(self, is_there: bool) -> None:
+        if self._server is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                self._loop.call_soon_threadsafe(self._server.health.follow_device, is_there)
 
     def _own_statistics(self, path: Path) -> Statistics:
         return Statistics() if self._server is None else self._server.runner.counting.of(path)

@@ -62,6 +62,8 @@ class Repository(ModelRegistry):
             by the golden images in the bundles.
         load: Loads a version where it is to run; None loads it in this process.
         validator: Judges versions while the repository is opened; None makes one.
+        tries_on_cpu: Whether new versions are first run on the CPU, in a process of their own,
+            even if they are served by another device.
 
     Raises:
         BundleError: The folder is missing, holds no model, or only refused ones.
@@ -83,6 +85,7 @@ class Repository(ModelRegistry):
         hold_back_images: Path | None = None,
         load: Load | None = None,
         validator: Validator | None = None,
+        tries_on_cpu: bool = False,
     ) -> None:
         super().__init__()
         self._folder = Path(folder)
@@ -90,6 +93,7 @@ class Repository(ModelRegistry):
         self._public_keys = tuple(public_keys)
         self._hold_back = hold_back or hold_back_images is not None
         self._images = hold_back_images
+        self._tries_on_cpu = tries_on_cpu
         self._judging = validator or Validator(public_keys, run=False)
         self._load_and_warm = functools.partial(
             load_and_warm,
@@ -132,8 +136,8 @@ class Repository(ModelRegistry):
 
     def validator(self) -> Validator:
         """A validator with this repository's rules, for `refresh`."""
-        runs_on_cpu = all(one.bundle.provider == CPU for one in self.served)
-        return Validator(self._public_keys, run=runs_on_cpu)
+        are_on_cpu = all(one.bundle.provider == CPU for one in self.served)
+        return Validator(self._public_keys, run=are_on_cpu or self._tries_on_cpu)
 
     def refresh(
         self,

@@ -26,6 +26,7 @@ class Health:
         self._services = (health.OVERALL_HEALTH, *services)
         self._servicer = health.aio.HealthServicer()
         self._known: set[str] = set()
+        self._has_device = True
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -46,6 +47,11 @@ class Health:
         await self._report()
         self._task = asyncio.create_task(self._follow())
 
+    def follow_device(self, is_there: bool) -> None:
+        """Reports nothing as healthy while the device is away; called on the loop."""
+        self._has_device = is_there
+        self._changed.set()
+
     async def stop(self) -> None:
         """Reports NOT_SERVING from now on."""
         if self._unsubscribe is not None:
@@ -63,6 +69,8 @@ class Health:
     async def _report(self) -> None:
         served = {one.name for one in self._repository.served}
         self._known |= served | {one.name for one in self._repository.rejected}
+        if not self._has_device:
+            served = set()
         states = {name: name in served for name in self._known}
         states |= dict.fromkeys(self._services, bool(served))
         status = health_pb2.HealthCheckResponse

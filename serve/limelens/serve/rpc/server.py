@@ -101,7 +101,8 @@ class Server:
         siblings: Siblings | None = None,
         drift: DriftWatch | None = None,
     ) -> None:
-        config.check()
+        if siblings is None:  # else the supervisor has checked the whole
+            config.check()
         self._drift = drift
         self._config = config
         self._siblings = siblings

@@ -135,6 +135,7 @@ class ServerConfig:
         trace_to: Where to send traces, see `tracing_to`; None is nowhere.
         access_log: Whether to log successful calls at INFO instead of DEBUG.
         processes: How many processes share the address; 1 is this process alone.
+        device_process: Whether another process owns each device and runs the models for these.
         log_level: Log level of the other processes; the caller sets this process's own.
         log_format: Log format of the other processes.
     """
@@ -167,8 +168,14 @@ class ServerConfig:
     trace_to: str | None = None
     access_log: bool = False
     processes: int = 1
+    device_process: bool = False
     log_level: int = logging.WARNING
     log_format: LogFormat = "text"
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether several processes serve, under one that supervises them."""
+        return self.processes > 1 or self.device_process
 
     @property
     def sends_tokens_in_plaintext(self) -> bool:
@@ -199,10 +206,10 @@ class ServerConfig:
                 f"{self.hold_back_images} is no folder; expected one with a folder of images for "
                 "each label",
             )
-        if self.processes > 1 and is_unix(self.listen):
+        if self.is_supervised and is_unix(self.listen):
             raise ListenError(
-                f"{self.processes} processes cannot listen on {self.listen}: a socket of the file "
-                "system has one listener; expected HOST:PORT, or one process (--processes 1)"
+                f"several processes cannot listen on {self.listen}: a socket of the file system "
+                "has one listener; expected HOST:PORT, or one process (--processes 1)"
             )
         access, tls = self.access, self.tls
         has_client_ca = tls is not None and tls.client_ca is not None

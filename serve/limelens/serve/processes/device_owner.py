@@ -1,0 +1,295 @@
+"""A process that owns a device: `python -m limelens.serve.processes.device_owner`.
+
+It has the sessions of all models, and runs them for the workers of one server, which hand it images
+in shared memory. A supervisor starts it, with the socket on which workers reach it and those that
+replace it. What a worker opened is closed when that worker is gone. Signals do not end it: workers
+that finish their calls need it, whoever told them to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from typing import Final, TypeVar
+
+import numpy as np
+
+from limelens.serve.bundle import Bundle, Metadata, load_bundle
+from limelens.serve.bundle.execution.batch_sizes import Runs, batch_sizes
+from limelens.serve.bundle.execution.device_thread import Urgency
+from limelens.serve.bundle.execution.perturbing import RowModel
+from limelens.serve.bundle.execution.prepared import pin
+from limelens.serve.bundle.remote.device_client import DeviceGoneError
+from limelens.serve.bundle.remote.protocol import (
+    BeginExplanation,
+    CloseModel,
+    EndExplanation,
+    Hello,
+    MapBatch,
+    Message,
+    Opened,
+    OpenModel,
+    PrepareRows,
+    PrepareSizes,
+    Ran,
+    RunBatch,
+    RunRows,
+    is_same_user,
+    tensors_of,
+)
+from limelens.serve.bundle.remote.shared_batch import SharedBatch
+from limelens.serve.errors import LimelensError
+from limelens.serve.observing.logs import set_up_logs
+from limelens.serve.processes.channel import Channel, receive_first
+from limelens.serve.processes.joined_batches import HandedBatch, JoinedBatches
+from limelens.serve.processes.messages import DeviceAssignment
+from limelens.serve.wording import first_line
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Model:
+    """A model that is open, for all workers that asked for it."""
+
+    bundle: Bundle
+    runs: Runs
+    opened: Opened
+    joined: JoinedBatches
+
+
+@dataclass(eq=False)
+class _Share:
+    """One worker's part of a model; the numbers are the worker's."""
+
+    model: _Model
+    batches: dict[int, SharedBatch] = field(default_factory=dict)
+    explanations: dict[int, RowModel] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Frees the memory, in the device's thread, where it cannot disturb a capture."""
+        self.explanations.clear()
+        self.model.runs.thread.submit(self.batches.clear, Urgency.CHUNK)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """What one worker has open, by its numbers."""
+
+    num_connections: int = 0
+    shares: dict[int, _Share] = field(default_factory=dict)
+
+
+def _open(opened: Mapping[int, T], number: int) -> T:
+    """What a worker has open under a number.
+
+    Raises:
+        DeviceGoneError: It was open in the process that this one replaced.
+    """
+    if number not in opened:
+        raise DeviceGoneError()
+    return opened[number]
+
+
+class DeviceOwner:
+    """The models of one device, and the connections of the workers that use them.
+
+    Args:
+        assignment: Which device, and how it is used.
+    """
+
+    def __init__(self, assignment: DeviceAssignment) -> None:
+        self._assignment = assignment
+        self._lock = threading.Lock()
+        self._is_left = threading.Condition(self._lock)
+        self._workers: dict[bytes, _Worker] = {}
+        self._opening = threading.Lock()
+        self._models: weakref.WeakValueDictionary[bytes, _Model] = weakref.WeakValueDictionary()
+
+    @property
+    def at_work_s(self) -> float:
+        """For how long, in seconds, the device has been at the same piece of work."""
+        return max((one.runs.thread.at_work_s for one in list(self._models.values())), default=0.0)
+
+    def listen(self, listener: socket.socket) -> None:
+        """Takes connections, for ever."""
+        while True:
+            end, _ = listener.accept()
+            if not is_same_user(end, os.getuid()):
+                end.close()
+                continue
+            connection = Connection(end.detach())
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def wait_until_left(self) -> None:
+        """Waits until no worker is connected any more."""
+        with self._lock:
+            self._is_left.wait_for(lambda: not self._workers)
+
+    def _converse(self, connection: Connection) -> None:
+        with connection, contextlib.suppress(OSError, EOFError):
+            hello: Hello = connection.recv()
+            with self._lock:
+                worker = self._workers.setdefault(hello.token, _Worker())
+                worker.num_connections += 1
+            try:
+                connection.send(None)
+                while True:
+                    self._answer(connection, worker, connection.recv())
+            finally:
+                self._leave(hello.token, worker)
+
+    def _leave(self, token: bytes, worker: _Worker) -> None:
+        """Closes what a worker opened, with its last connection."""
+        with self._lock:
+            worker.num_connections -= 1
+            if worker.num_connections:
+                return
+            del self._workers[token]
+            self._is_left.notify_all()
+        for share in worker.shares.values():
+            share.close()
+
+    def _answer(self, connection: Connection, worker: _Worker, message: Message) -> None:
+        answer: object
+        try:
+            if isinstance(message, RunBatch):
+                self._run_batch(connection, worker, message)  # which answers later
+                return
+            answer = self._handled(connection, worker, message)
+        except LimelensError as error:
+            answer = error
+        # A runtime may raise anything.
+        except Exception as error:
+            _log.exception("%s failed", type(message).__name__)
+            answer = LimelensError(first_line(error))
+        connection.send(answer)
+
+    def _run_batch(self, connection: Connection, worker: _Worker, message: RunBatch) -> None:
+        share = _open(worker.shares, message.model)
+        model, batch = share.model, _open(share.batches, message.batch)
+
+        def end(error: Exception | None) -> None:
+            with contextlib.suppress(OSError):  # the worker is gone
+                connection.send(error or Ran(model.runs.sizes))
+
+        model.joined.run(HandedBatch(batch, message.outputs, message.count, end))
+
+    def _handled(self, connection: Connection, worker: _Worker, message: Message) -> object:
+        assert not isinstance(message, Hello)
+        if isinstance(message, OpenModel):
+            model = self._open_model(message)
+            worker.shares[message.model] = _Share(model)
+            return model.opened
+        if isinstance(message, MapBatch):
+            # First, so that nobody takes the descriptor for the next message.
+            file = recv_handle(connection)
+        share = _open(worker.shares, message.model)
+        model = share.model
+        match message:
+            case MapBatch():
+                batch = SharedBatch.over(file, message.shape)
+                model.runs.thread.call(lambda: pin(batch.memory))
+                share.batches[message.batch] = batch
+            case PrepareSizes():
+                model.runs.prepare_all(batch_sizes(self._assignment.max_batch_size))
+                return Ran(model.runs.sizes)
+            case PrepareRows():
+                rows = model.bundle.rows
+                return 0 if rows is None else rows.prepare(message.chunk)
+            case BeginExplanation():
+                prepare = model.bundle.prepare_perturbed
+                assert prepare is not None  # its chunk was told to the worker
+                share.explanations[message.explanation] = prepare(
+                    message.image, message.canvas, message.columns
+                )
+            case RunRows():
+                respond = _open(share.explanations, message.explanation)
+                return respond(message.visible, message.corners)
+            case EndExplanation():
+                share.explanations.pop(message.explanation, None)
+            case CloseModel():
+                del worker.shares[message.model]
+                share.close()
+        return None
+
+    def _open_model(self, message: OpenModel) -> _Model:
+        props = repr(sorted(message.props.items())).encode("utf-8", "surrogatepass")
+        key = hashlib.sha256(hashlib.sha256(message.data).digest() + props).digest()
+        with self._opening:
+            model = self._models.get(key)
+            if model is None:
+                model = self._models[key] = self._loaded(message)
+        return model
+
+    def _loaded(self, message: OpenModel) -> _Model:
+        bundle = load_bundle(
+            message.path,
+            self._assignment.device,
+            tf32=self._assignment.tf32,
+            max_batch_size=self._assignment.max_batch_size,
+            few_sizes=message.few_sizes,
+            batches=True,
+            chunk=None,
+            read=lambda _path: (message.data, Metadata.from_props(message.props)),
+            tasks=message.tasks,
+        )
+        runs = bundle.runs
+        assert runs is not None  # every device here runs batches
+        golden = bundle.metadata.golden.image[np.newaxis]
+        probabilities, embedding = bundle.predict_and_embed(golden)
+        opened = Opened(
+            provider=bundle.provider,
+            provider_reason=bundle.provider_reason,
+            no_graph_reason=runs.no_graph_reason,
+            tf32=bundle.tf32,
+            sizes=runs.sizes,
+            output_lengths=(
+                ("probabilities", probabilities.shape[1]),
+                ("embedding", embedding.shape[1]),
+            ),
+            inputs=tensors_of(bundle.session.get_inputs()),
+            outputs=tensors_of(bundle.session.get_outputs()),
+        )
+        return _Model(bundle, runs, opened, JoinedBatches(bundle))
+
+
+async def _follow(owner: DeviceOwner, end: socket.socket) -> None:
+    """Answers the supervisor, which kills this process; without it, stays until nobody is left."""
+    channel = await Channel.over(end, {"ping": lambda: owner.at_work_s})
+    await channel.run()
+    _log.error("the supervisor is gone; running what its workers still need")
+    await asyncio.to_thread(owner.wait_until_left)
+
+
+def main() -> None:
+    """Runs the process."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end = socket.socket(fileno=int(sys.argv[1]))
+    listener = socket.socket(fileno=int(sys.argv[2]))
+    assignment: DeviceAssignment = receive_first(end)
+    set_up_logs(assignment.log_level, assignment.log_format)
+    owner = DeviceOwner(assignment)
+    threading.Thread(target=owner.listen, args=(listener,), daemon=True).start()
+    asyncio.run(_follow(owner, end))
+    # Python's own exit would unload libraries under the device's thread.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

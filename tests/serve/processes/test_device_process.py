@@ -1,0 +1,148 @@
+"""Servers whose models run in a process that owns the device.
+
+The device is the CPU, which gains nothing by it; everything else is what a GPU gets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.detectors import frame_of, save_detector
+from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive
+from tests.waiting import until
+
+from limelens.serve import load_bundle
+from limelens.v1 import classifier_service_pb2 as service_pb2
+from limelens.v1 import face_pb2, image_pb2
+
+EXPLAIN = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=60, seed=3)
+
+
+@pytest.fixture
+def owned(fleet: Callable[..., Fleet]) -> Callable[..., Fleet]:
+    """As `fleet`, with a process that owns the device."""
+
+    def start(*options: str, **named: Any) -> Fleet:
+        server = fleet("--device-process", *options, **named)
+        assert len(server.owners) == 1
+        assert len(server.workers) == 2
+        return server
+
+    return start
+
+
+def explanations(server: Fleet) -> set[bytes]:
+    """Those of all workers, without their times."""
+    found = set()
+    for stub in server.stubs():
+        explanation = stub.Explain(EXPLAIN)
+        explanation.ClearField("timings")
+        found.add(explanation.SerializeToString())
+    return found
+
+
+def answers(stub: Any) -> bool:
+    try:
+        stub.Classify(GREEN)
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        return False
+    return True
+
+
+def replace_owner(server: Fleet) -> None:
+    """Kills the process that owns the device, and waits until another one is there."""
+    (killed,) = server.owners
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: len(server.owners) == 1 and killed not in server.owners)
+
+
+@pytest.mark.ci
+def test_it_answers_as_a_server_without_does(
+    owned: Callable[..., Fleet], one_model: Path, tmp_path: Path
+) -> None:
+    server = owned("--face-detector", str(save_detector(tmp_path)), "--num-threads", "3")
+    bundle = load_bundle(one_model / "colours" / "1", "cpu")
+    pixels = np.full((1, *bundle.input_size, 3), (255, 0, 0), np.uint8)
+    probabilities, embedding = bundle.predict_and_embed(pixels)
+    frame = frame_of([(320, 160, 160, (255, 0, 0)), (560, 0, 80, (0, 0, 255))])
+    raw = image_pb2.RawImage(width=640, height=480, data=frame.tobytes())
+    faces = service_pb2.ClassifyRequest(
+        images=[image_pb2.Image(raw=raw)], faces=face_pb2.FaceOptions()
+    )
+    for stub in server.stubs():
+        (prediction,) = stub.Classify(RED).predictions
+        scores = {one.label: one.probability for one in prediction.scores}
+        assert [scores[label] for label in bundle.labels] == pytest.approx(
+            probabilities[0].tolist(), abs=1e-5
+        )
+        vectors = stub.Embed(service_pb2.EmbedRequest(images=RED.images)).embeddings
+        np.testing.assert_allclose(vectors[0].values, embedding[0], atol=1e-5)
+        (prediction,) = stub.Classify(faces).predictions
+        assert [face.prediction.label for face in prediction.faces] == ["red", "blue"]
+        model = stub.GetModel(service_pb2.GetModelRequest()).model
+        assert list(model.batch_sizes)[-1] == 64
+    assert len(explanations(server)) == 1
+    server.send_signal(signal.SIGTERM)
+    assert server.end() == (0, "")
+
+
+@pytest.mark.ci
+def test_an_owner_that_is_killed_loses_only_the_calls_in_flight(
+    owned: Callable[..., Fleet],
+) -> None:
+    server = owned()
+    before = explanations(server)
+    watching = health_pb2_grpc.HealthStub(server.channel()).Watch(health_pb2.HealthCheckRequest())
+    status = health_pb2.HealthCheckResponse
+    with Load(server, 8) as load:
+        for _ in range(2):
+            assert next(watching).status == status.SERVING
+            replace_owner(server)
+            assert next(watching).status == status.NOT_SERVING
+            load.more()
+    assert load.codes <= {grpc.StatusCode.UNAVAILABLE}
+    stubs = server.stubs()
+    until(lambda: all(map(answers, stubs)))  # one worker may have the device before the other
+    assert explanations(server) == before
+    server.send_signal(signal.SIGTERM)
+    code, errors = server.end()
+    assert code == 0
+    assert errors.count("cpu ended: signal SIGKILL; another starts") == 2
+
+
+@pytest.mark.ci
+def test_a_worker_that_is_killed_loses_only_its_own_calls(owned: Callable[..., Fleet]) -> None:
+    server = owned()
+    owners = server.owners
+    with Load(server, 8) as load:
+        for _ in range(2):
+            server.replace_worker()
+            load.more()
+    assert load.codes <= {grpc.StatusCode.UNAVAILABLE}
+    assert server.owners == owners
+    assert len(explanations(server)) == 1
+
+
+@pytest.mark.ci
+def test_calls_in_flight_are_finished_however_the_server_ends(owned: Callable[..., Fleet]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        server = owned("--grace-s", "20")
+        children = *server.workers, *server.owners
+        with Load(server, until_error=True) as load:
+            load.more()
+            # As a service manager sends it: to all processes of the service.
+            for pid in children if number is signal.SIGTERM else ():
+                os.kill(pid, number)
+            signalled_at = server.send_signal(number)
+            until(lambda gone=children: not any(map(is_alive, gone)))  # type: ignore[misc]
+        assert load.codes == {grpc.StatusCode.UNAVAILABLE}
+        assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]

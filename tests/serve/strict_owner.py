@@ -1,0 +1,113 @@
+"""A process that owns a device, on a session that stands in for a GPU's.
+
+The process is the real one; only the sessions are those of `tests.serve.stand_in`, which fail on
+every run that a GPU would be slow or wrong at.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.serve.stand_in import on_gpu
+
+from limelens.serve.bundle import loading
+from limelens.serve.bundle.execution.device_thread import device_thread
+from limelens.serve.processes import device_owner
+from limelens.serve.processes.channel import send_first
+from limelens.serve.processes.device_process import owned_device
+from limelens.serve.processes.messages import DeviceAssignment
+
+_ROOT = Path(__file__).parents[2]
+
+
+class StrictOwner:
+    """The process, and the socket on which it and its replacements are reached.
+
+    Args:
+        max_batch_size: The largest size that it prepares.
+        dies: Whether it is gone as soon as it opens a model.
+    """
+
+    def __init__(self, max_batch_size: int = 16, *, dies: bool = False) -> None:
+        self._dies = dies
+        self._assignment = DeviceAssignment("cuda", False, max_batch_size, logging.WARNING, "text")
+        self._listening = owned_device("cuda")
+
+    def __enter__(self) -> Self:
+        self._owned = self._listening.__enter__()
+        self.device = self._owned.name
+        """As `load_bundle` takes it."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listening.__exit__(kind, error, trace)  # first, so that no client waits for another
+        self.end()
+
+    def start(self) -> None:
+        """Starts the process, which answers soon."""
+        ours, theirs = socket.socketpair()
+        send_first(ours, self._assignment)
+        files = theirs.fileno(), self._owned.listener.fileno()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.serve.strict_owner", *map(str, files)),
+                    *(["dies"] if self._dies else []),
+                ],
+                pass_fds=files,
+                cwd=_ROOT,
+            )
+        self._supervising = ours
+
+    def end(self) -> None:
+        """Kills it, as the kernel does for want of memory."""
+        self._process.kill()
+        self._process.wait()
+        self._supervising.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def restart_if_ended(self) -> None:
+        """Waits for a moment, and replaces it if it has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.01)
+            self.end()
+            self.start()
+
+    def abandon(self) -> None:
+        """Leaves it as a supervisor does that is killed."""
+        self._supervising.close()
+
+    def interrupt(self) -> None:
+        """Asks it to end, as a service manager asks all processes of a service."""
+        self._process.terminate()
+
+
+def _on_stand_in(_ort: Any, data: bytes, size: tuple[int, int], _index: int, *, tf32: bool) -> Any:
+    assert not tf32
+    if "dies" in sys.argv:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return on_gpu(data, size, thread=device_thread("cuda:0"))
+
+
+if __name__ == "__main__":
+    setattr(loading, "_on_gpu", _on_stand_in)  # noqa: B010 - its type differs
+    device_owner.main()
