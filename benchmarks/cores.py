@@ -12,6 +12,7 @@ import argparse
 
 from benchmarks.device.__main__ import add_options, run
 from benchmarks.device.isolated import cores
+from benchmarks.device.setting import Layout
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     add_options(parser)
     arguments = parser.parse_args()
     doubled = [2**power for power in range(len(cores()).bit_length()) if 2**power <= len(cores())]
-    run(arguments, "cpu", ["cores"], arguments.processes or [None, *doubled])
+    run(arguments, "cpu", ["cores"], arguments.processes or [Layout(), *map(Layout, doubled)])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Each metric is compared with its floor in the same run: onnxruntime alone on the same device. A part
 that fails is reported and the others continue. Without a GPU only the CPU half runs.
 
-    python -m benchmarks.device [--only sizes explain …] [--processes 1,4,8] [--seconds 3]
+    python -m benchmarks.device [--only sizes explain …] [--processes 4,4+device] [--seconds 3]
         [--json FILE] [--device cuda] [--limit 460]
 
 It needs neither an installed limelens nor the data sets: a checkout and PYTHONPATH are enough. The
@@ -23,7 +23,7 @@ from typing import Final
 from benchmarks.device import bundles, cpu, servers
 from benchmarks.device.floors import Device
 from benchmarks.device.report import Report, describe
-from benchmarks.device.setting import Setting, known_layouts, machine, models
+from benchmarks.device.setting import Layout, Setting, known_layouts, machine, models
 
 PARTS: Final[dict[str, Callable[[Setting], None]]] = {
     "sizes": bundles.sizes,
@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.device == "cuda" or (arguments.device == "auto" and _has_cuda()):
         found = "cuda"
     only = arguments.only or (list(PARTS) if found == "cuda" else _CPU_HALF)
-    run(arguments, found, only, arguments.processes or [None])
+    run(arguments, found, only, arguments.processes or [Layout()])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +63,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument(
         "--processes",
-        type=_numbers,
+        type=_layouts,
         metavar="N,…",
-        help="layouts of servers to compare; `default` is the server's own choice",
+        help="layouts of servers to compare: numbers, or `default` for the server's own choice; "
+        "`+device` adds a process that owns the device",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
     parser.add_argument(
@@ -77,7 +78,7 @@ def run(
     arguments: argparse.Namespace,
     device: Device,
     only: Sequence[str],
-    processes: Sequence[int | None],
+    layouts: Sequence[Layout],
 ) -> None:
     """Runs the parts, one after the other, and exits."""
     began = time.monotonic()
@@ -87,7 +88,7 @@ def run(
     setting = Setting(
         device,
         arguments.seconds,
-        known_layouts(processes, report),
+        known_layouts(layouts, report),
         report,
         began + arguments.limit,
     )
@@ -110,15 +111,16 @@ def _has_cuda() -> bool:
     return has_provider and bool(machine()["gpu"])
 
 
-def _numbers(text: str) -> list[int | None]:
-    try:
-        found: list[int | None] = [
-            None if one == "default" else int(one) for one in text.split(",")
-        ]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected numbers, such as 1,4,8") from None
-    if any(one is not None and one < 1 for one in found):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected numbers of 1 or more")
+def _layouts(text: str) -> list[Layout]:
+    found = []
+    for one in text.split(","):
+        number, plus, device = one.partition("+")
+        if (plus and device != "device") or not (number == "default" or number.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{one!r}; expected such as 1,4,default,4+device")
+        processes = None if number == "default" else int(number)
+        if processes == 0:
+            raise argparse.ArgumentTypeError(f"{one!r}; expected numbers of 1 or more")
+        found.append(Layout(processes, bool(plus)))
     return found
 
 

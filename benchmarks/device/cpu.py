@@ -68,7 +68,7 @@ def throughput(setting: Setting) -> None:
                 setting.report.fail(f"{count} threads{layout}", str(error))
         mean = (before + floor()) / 2
         for layout, per_s, note in found:
-            counts = layout.processes is None
+            counts = layout == Layout()
             setting.report.add(
                 Row(
                     f"Classify, {count} threads on {num_cores} cores, mobilenet_v3_small{layout}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -222,12 +223,10 @@ def _in_one_request(
     stock = inference_pb2.ModelInferRequest(
         model_name=metadata.name, inputs=[tensor], raw_input_contents=[images.tobytes()]
     ).SerializeToString()
-    asked: dict[str, dict[str, Any]] = {
-        "own call": {"requests": (ours,)},
-        "Open Inference": {"requests": (stock,), "method": _INFER},
-    }
-    for way, settings in asked.items():
-        plan = setting.plan(server, (b"",), callers=8, **settings)
+    asked = {"own call": (ours, None), "Open Inference": (stock, _INFER)}
+    for way, (request, method) in asked.items():
+        plan = setting.plan(server, (b"",), callers=8)
+        plan = replace(plan, requests=(request,), method=method)
         found = generate(plan).kinds[Kind.CLASSIFY]
         per_s = _IN_ONE * found.per_s
         required, wanted = _bounds(setting, layout, 0.5, 0.8)

@@ -34,21 +34,24 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Layout:
-    """The number of processes of a server.
+    """The processes of a server.
 
     Args:
-        processes: None leaves it to the server.
+        processes: How many serve; None leaves it to the server.
+        device_process: Whether one more owns the device.
     """
 
     processes: int | None = None
+    device_process: bool = False
 
     def __str__(self) -> str:
-        return "" if self.processes is None else f", --processes {self.processes}"
+        return f", {' '.join(self.options)}" if self.options else ""
 
     @property
     def options(self) -> tuple[str, ...]:
         """For `limelens serve`."""
-        return () if self.processes is None else ("--processes", str(self.processes))
+        number = () if self.processes is None else ("--processes", str(self.processes))
+        return (*number, "--device-process") if self.device_process else number
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,15 @@ def serve_knows(option: str) -> bool:
     return option.replace("-", "_") in inspect.signature(serve).parameters
 
 
-def known_layouts(wanted: Sequence[int | None], report: Report) -> tuple[Layout, ...]:
-    """The layouts that this limelens supports; reports the others.
-
-    Args:
-        wanted: Numbers of processes; None is the server's own choice.
-        report: Gets notes.
-    """
+def known_layouts(wanted: Sequence[Layout], report: Report) -> tuple[Layout, ...]:
+    """The layouts that this limelens supports; reports the others."""
     found: list[Layout] = []
-    for processes in wanted:
-        if processes is None or serve_knows("processes"):
-            found.append(Layout(processes))
+    for layout in wanted:
+        options = [one for one in layout.options if one.startswith("--")]
+        if all(serve_knows(one.removeprefix("--")) for one in options):
+            found.append(layout)
         else:
-            report.note(f"this limelens serve has no --processes: {processes} is left out")
+            report.note(f"this limelens serve does not know all of {layout}: it is left out")
     return tuple(found) or (Layout(),)
 
 

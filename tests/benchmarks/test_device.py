@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.device.__main__ import add_options
 from benchmarks.device.cpu import counts_of, layouts_of
 from benchmarks.device.isolated import cores, isolated
 from benchmarks.device.report import Report, Row
-from benchmarks.device.setting import Layout, Setting, serving
+from benchmarks.device.setting import Layout, Setting, known_layouts, serving
 
 from limelens.serve.errors import LimelensError
 
@@ -86,6 +88,22 @@ def test_a_server_gets_a_quarter_a_half_and_three_quarters_of_the_cores() -> Non
     layouts = [Layout(), Layout(1), Layout(4), Layout(8)]
     assert layouts_of(4, layouts) == layouts[:3]
     assert layouts_of(4, layouts[2:]) == [Layout(), Layout(4)]
+
+
+def test_layouts_are_compared_by_their_options() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    found = parser.parse_args(["--processes", "default,4,4+device,default+device"]).processes
+    assert [one.options for one in found] == [
+        (),
+        ("--processes", "4"),
+        ("--processes", "4", "--device-process"),
+        ("--device-process",),
+    ]
+    assert known_layouts(found, Report({})) == tuple(found)
+    for wrong in ("0", "-1", "4+gpu", "+device", "x"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--processes", wrong])
 
 
 def test_the_end_of_a_servers_log_is_printed_when_it_does_not_start(

@@ -33,13 +33,12 @@ class StrictOwner:
     """The process, and the socket on which it and its replacements are reached.
 
     Args:
-        max_batch_size: The largest size that it prepares.
         dies: Whether it is gone as soon as it opens a model.
     """
 
-    def __init__(self, max_batch_size: int = 16, *, dies: bool = False) -> None:
+    def __init__(self, *, dies: bool = False) -> None:
         self._dies = dies
-        self._assignment = DeviceAssignment("cuda", False, max_batch_size, logging.WARNING, "text")
+        self._assignment = DeviceAssignment("cuda", False, logging.WARNING, "text")
         self._listening = owned_device("cuda")
 
     def __enter__(self) -> Self:

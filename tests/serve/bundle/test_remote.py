@@ -66,9 +66,9 @@ def test_numbers_vectors_and_descriptions_are_those_of_a_session_here(
     there, here = load_bundle(path, owner.device), load_bundle(path, "cpu")
     assert isinstance(there.runs, RemoteRuns)
     assert there.provider == "CUDAExecutionProvider"
-    assert there.runs.sizes == (1, 2, 4, 8, 16)
+    assert there.runs.sizes == (1, 2, 4, 8, 16, 32, 64)
     assert there.embedding_size == here.embedding_size
-    for count in (0, 1, 3, 16, 41):
+    for count in (0, 1, 3, 16, 141):
         pixels = random_images(count)
         for found, expected in zip(
             there.predict_and_embed(pixels), here.predict_and_embed(pixels), strict=True
@@ -121,7 +121,7 @@ def test_a_device_s_process_that_was_killed_is_told_at_once_and_its_replacement_
     for found, expected in zip(weights(bundle), before[1], strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert bundle.runs is not None
-    until(lambda: is_open(bundle) and bundle.runs.sizes == (1, 2, 4, 8, 16))  # type: ignore[union-attr]
+    until(lambda: is_open(bundle) and bundle.runs.sizes == (1, 2, 4, 8, 16, 32, 64))  # type: ignore[union-attr]
 
 
 def test_an_explanation_does_not_go_on_in_another_process(owner: StrictOwner, path: Path) -> None:

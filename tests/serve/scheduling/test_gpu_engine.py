@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import threading
 import time
@@ -368,10 +369,11 @@ async def test_random_traffic_gets_the_numbers_of_a_plain_session(
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_so_it_does_if_another_process_owns_the_device(models: Path, seed: int) -> None:
-    with StrictOwner(max_batch_size=16) as owner:
+    with StrictOwner() as owner:
+        load = functools.partial(load_bundle, device=owner.device, max_batch_size=16)
         engine = GpuEngine(device_thread(owner.device), num_threads=3, max_queue=1000)
         try:
-            await random_traffic(engine, lambda path: load_bundle(path, owner.device), models, seed)
+            await random_traffic(engine, load, models, seed)
         finally:
             engine.close()
 

@@ -116,7 +116,9 @@ def load_bundle(
             f"{path}: a bundle for {metadata.task}; expected one for {' or '.join(sorted(tasks))}"
         )
     if is_remote:
-        bundle = _remote(path, data, metadata, device, few_sizes=few_sizes, chunk=chunk)
+        tasks = frozenset({metadata.task})
+        message = OpenModel(0, path, data, metadata.to_props(), tasks, max_batch_size, few_sizes)
+        bundle = _remote(message, metadata, device, chunk=chunk)
         _check_golden(bundle)
         return bundle
     try:
@@ -237,19 +239,9 @@ def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:
         raise BundleError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
 
 
-def _remote(
-    path: Path,
-    data: bytes,
-    metadata: Metadata,
-    device: str,
-    *,
-    few_sizes: bool,
-    chunk: int | None,
-) -> Bundle:
+def _remote(message: OpenModel, metadata: Metadata, device: str, *, chunk: int | None) -> Bundle:
     """A bundle whose sessions are in the process that owns the device."""
-    client = device_client(device.removeprefix(DEVICE_PROCESS))
-    tasks = frozenset({metadata.task})
-    message = OpenModel(0, path, data, metadata.to_props(), tasks, few_sizes)
+    client, path = device_client(device.removeprefix(DEVICE_PROCESS)), message.path
     runs = RemoteRuns(client, message, (metadata.resize.height, metadata.resize.width))
     return Bundle(
         metadata=metadata,

@@ -70,6 +70,7 @@ class _Model:
     runs: Runs
     opened: Opened
     joined: JoinedBatches
+    max_batch_size: int
 
 
 @dataclass(eq=False)
@@ -206,7 +207,7 @@ class DeviceOwner:
                 model.runs.thread.call(lambda: pin(batch.memory))
                 share.batches[message.batch] = batch
             case PrepareSizes():
-                model.runs.prepare_all(batch_sizes(self._assignment.max_batch_size))
+                model.runs.prepare_all(batch_sizes(model.max_batch_size))
                 return Ran(model.runs.sizes)
             case PrepareRows():
                 rows = model.bundle.rows
@@ -241,7 +242,7 @@ class DeviceOwner:
             message.path,
             self._assignment.device,
             tf32=self._assignment.tf32,
-            max_batch_size=self._assignment.max_batch_size,
+            max_batch_size=message.max_batch_size,
             few_sizes=message.few_sizes,
             batches=True,
             chunk=None,
@@ -265,7 +266,7 @@ class DeviceOwner:
             inputs=tensors_of(bundle.session.get_inputs()),
             outputs=tensors_of(bundle.session.get_outputs()),
         )
-        return _Model(bundle, runs, opened, JoinedBatches(bundle))
+        return _Model(bundle, runs, opened, JoinedBatches(bundle), message.max_batch_size)
 
 
 async def _follow(owner: DeviceOwner, end: socket.socket) -> None:

@@ -40,14 +40,12 @@ class DeviceAssignment:
     Args:
         device: As `load_bundle` takes it.
         tf32: Whether a GPU may round the inputs of products to 10 bits.
-        max_batch_size: Images in one run.
         log_level: Of its log.
         log_format: Of its log.
     """
 
     device: str
     tf32: bool
-    max_batch_size: int
     log_level: int
     log_format: LogFormat
 

@@ -272,7 +272,6 @@ class Supervisor:
         assignment = DeviceAssignment(
             owned.device,
             config.tf32,
-            config.service.max_batch_size,
             config.log_level,
             config.log_format,
         )

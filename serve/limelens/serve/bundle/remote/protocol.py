@@ -39,7 +39,7 @@ class OpenModel:
     Args:
         model: Its number from now on, on all connections of the process that asks.
         data: The file's checked bytes, with the metadata `props`.
-        few_sizes: As for `load_bundle`, unless the model is open already.
+        max_batch_size, few_sizes: As for `load_bundle`, unless the model is open already.
     """
 
     model: int
@@ -47,6 +47,7 @@ class OpenModel:
     data: bytes
     props: dict[str, str]
     tasks: frozenset[Task]
+    max_batch_size: int
     few_sizes: bool
 
 

@@ -85,7 +85,7 @@ class _Callers:
         self._rng = np.random.default_rng((plan.seed, process))
         self._recorded = Recorded()
         self._begin = self._end = 0.0
-        self._requests = [_classify_request(plan, data) for data in plan.images]
+        self._requests = [*plan.requests] or [_classify_request(plan, one) for one in plan.images]
         self._broken = _classify_request(plan, plan.images[0][: len(plan.images[0]) // 2])
         self._turn = process
         self._channels: list[Any] = []
@@ -137,7 +137,8 @@ class _Callers:
 
     def _method(self, place: int, name: str) -> Any:
         """A unary method; neighbouring loops are on different connections."""
-        return self._channels[place % len(self._channels)].unary_unary(_SERVICE + name)
+        path = self._plan.method if name == "Classify" else None
+        return self._channels[place % len(self._channels)].unary_unary(path or _SERVICE + name)
 
     def _next(self) -> bytes:
         if self._plan.broken and self._rng.random() < self._plan.broken:

@@ -46,6 +46,8 @@ class LoadPlan:
             to one of them.
         faces: Which faces to look for in all calls; None classifies and explains whole images.
         seed: For intervals and for which images are broken.
+        requests: Serialized messages to send in place of the images, in turns.
+        method: Takes `requests`; the path of a unary call. None is our Classify.
 
     Raises:
         InvalidRequestError: A number is out of range.
@@ -73,6 +75,8 @@ class LoadPlan:
     connections: int | None = None
     faces: FaceOptions | None = None
     seed: int = 0
+    requests: tuple[bytes, ...] = field(default=(), repr=False)
+    method: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in {"callers": 0, "streams": 0, "explainers": 0, "num_samples": 0,

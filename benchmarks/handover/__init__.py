@@ -1,1 +1,0 @@
-"""Compares sessions in every process with sessions in one, which gets the others' images."""
