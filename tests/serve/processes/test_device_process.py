@@ -113,7 +113,7 @@ def test_an_owner_that_is_killed_loses_only_the_calls_in_flight(
     server.send_signal(signal.SIGTERM)
     code, errors = server.end()
     assert code == 0
-    assert errors.count("cpu ended: signal SIGKILL; another starts") == 2
+    assert errors.count("the owner of cpu ended: signal SIGKILL; another starts") == 2
 
 
 @pytest.mark.ci

@@ -17,13 +17,18 @@ _MODULE: Final = "limelens.serve.processes.device_owner"
 _BACKLOG: Final = 1024
 
 
+def owner_of(device: str) -> str:
+    """What messages call the process."""
+    return f"the owner of {device}"
+
+
 class DeviceProcess(ChildProcess):
     """A process that owns a device and was started."""
 
     @classmethod
     async def start(cls, assignment: DeviceAssignment, listener: socket.socket) -> DeviceProcess:
         """Starts one; workers may connect at once, and are answered once it is ready."""
-        name = f"the process of {assignment.device}"
+        name = owner_of(assignment.device)
         return await cls.started(name, _MODULE, (listener.fileno(),), assignment, {})
 
 

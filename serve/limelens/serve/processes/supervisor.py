@@ -28,7 +28,12 @@ from limelens.serve.lifecycle import ENDING_S, Signals, feed, proof_pause_s, rep
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import GoneError, Handler
 from limelens.serve.processes.child_process import ChildProcess, describe_end
-from limelens.serve.processes.device_process import DeviceProcess, OwnedDevice, owned_device
+from limelens.serve.processes.device_process import (
+    DeviceProcess,
+    OwnedDevice,
+    owned_device,
+    owner_of,
+)
 from limelens.serve.processes.layout import num_threads_of, share_of
 from limelens.serve.processes.messages import Assignment, DeviceAssignment, Epoch
 from limelens.serve.processes.port import held
@@ -132,7 +137,7 @@ class Supervisor:
         feeding = asyncio.create_task(feed(self._manager, self._is_alive))
         starting = asyncio.create_task(self._start_serving(announce))
         owning = [
-            asyncio.create_task(self._keep(one.device, partial(self._run_owner, one)))
+            asyncio.create_task(self._keep(owner_of(one.device), partial(self._run_owner, one)))
             for one in self._owned
         ]
         keeping = [
