@@ -5,7 +5,7 @@ explains, a camera streams. Meanwhile new versions keep appearing, and old ones 
 Latencies with and without swaps come from the same run.
 
     python -m benchmarks.swaps [--swaps 100] [--memory-swaps 30] [--model MODEL.onnx]
-        [--processes 2]
+        [--processes 2] [--device-process]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def swap_under_load(
     callers: int = 3,
     num_samples: int = 200,
     calm_s: float = 3.0,
-    processes: int = 1,
+    options: Sequence[str] = (),
 ) -> SwapsRun:
     """Serves a bundle, and swaps it while it is called.
 
@@ -85,14 +86,14 @@ def swap_under_load(
         callers: How many classify.
         num_samples: Of each explanation.
         calm_s: How long calls go on before the first swap.
-        processes: That serve.
+        options: More of `limelens serve`.
     """
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         publish(models, bundle, 1)
-        options = ("--reload-s", "0.2", "--versions", "latest", "--log-level", "error")
-        with ServerProcess(models, *options, "--processes", f"{processes}") as server:
+        usual = ("--reload-s", "0.2", "--versions", "latest", "--log-level", "error")
+        with ServerProcess(models, *usual, *options) as server:
             with Traffic(
                 server.address, image, callers=callers, num_samples=num_samples
             ) as traffic:
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--memory-swaps", type=int, default=30)
     parser.add_argument("--callers", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1, help="that serve")
+    parser.add_argument("--device-process", action="store_true", help="one more owns the device")
     arguments = parser.parse_args()
     image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     run = swap_under_load(
@@ -126,7 +128,10 @@ def main() -> None:
         image,
         swaps=arguments.swaps,
         callers=arguments.callers,
-        processes=arguments.processes,
+        options=(
+            *("--processes", f"{arguments.processes}"),
+            *(["--device-process"] if arguments.device_process else []),
+        ),
     )
     failed = Counter(one.kind for one in run.failed)
     table = Table("calls", "without swaps", "failed", "p50 ms", "p99 ms", "while swapping")

@@ -83,9 +83,12 @@ class ServerProcess:
         return self._children("limelens.serve.processes.worker")
 
     @property
-    def owners(self) -> tuple[int, ...]:
-        """Ids of its processes that own a device (`--device-process`)."""
-        return self._children("limelens.serve.processes.device_owner")
+    def owner(self) -> int:
+        """Id of the process that owns the device (`--device-process`); 0 without.
+
+        A younger one may be there, that will replace it.
+        """
+        return min(self._children("limelens.serve.processes.device_owner"), default=0)
 
     def _children(self, module: str = "") -> tuple[int, ...]:
         pid, found = self.process.pid, []

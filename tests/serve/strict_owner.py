@@ -61,6 +61,7 @@ class StrictOwner:
         """Starts the process, which answers soon."""
         ours, theirs = socket.socketpair()
         send_first(ours, self._assignment)
+        send_first(ours, (None, "own", ()))  # as a `Channel` sends it
         files = theirs.fileno(), self._owned.listener.fileno()
         with theirs:
             self._process = subprocess.Popen(

@@ -142,13 +142,15 @@ def test_versions_take_over_under_load_without_a_failed_call(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    "layout", [("--processes", "1"), ("--processes", "2"), ("--processes", "2", "--device-process")]
+)
 def test_a_hundred_versions_take_over_under_load_without_a_failed_call(
-    tmp_path: Path, bundles: BundleMaker, processes: int
+    tmp_path: Path, bundles: BundleMaker, layout: tuple[str, ...]
 ) -> None:
     bundle = bundles.save(tmp_path, bundles.metadata())
     run = swap_under_load(
-        bundle, RED, swaps=100, callers=3, num_samples=100, calm_s=1, processes=processes
+        bundle, RED, swaps=100, callers=3, num_samples=100, calm_s=1, options=layout
     )
     assert not run.failed
     assert {one.version for one in run.calls} >= {*range(2, 102)}

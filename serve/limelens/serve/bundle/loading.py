@@ -121,13 +121,7 @@ def load_bundle(
         bundle = _remote(message, metadata, device, chunk=chunk)
         _check_golden(bundle)
         return bundle
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            "onnxruntime is not installed; pip install 'limelens[serve-cpu]' or "
-            "'limelens[serve-gpu]'"
-        ) from error
+    onnxruntime = load_runtime(device)
     size = metadata.resize.height, metadata.resize.width
     found, reason = None, ""
     if index is not None:
@@ -157,6 +151,29 @@ def load_bundle(
             _log.warning("%s runs without CUDA graphs: %s", bundle.name, found.runs.no_graph_reason)
     _check_golden(bundle)
     return bundle
+
+
+def load_runtime(device: str = "cpu") -> Any:
+    """Loads onnxruntime, and for a GPU CUDA's libraries too, which takes a while.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "onnxruntime is not installed; pip install 'limelens[serve-cpu]' or "
+            "'limelens[serve-gpu]'"
+        ) from error
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    has_cuda = CUDA in onnxruntime.get_available_providers() and not missing_driver()
+    if gpu_index(device) is not None and has_cuda and preload is not None:
+        preload(directory="")
+    return onnxruntime
 
 
 def load_and_warm(
@@ -275,9 +292,6 @@ def _on_gpu(
         return None, "this onnxruntime was built without CUDA (install limelens[serve-gpu])"
     if reason := missing_driver():  # onnxruntime would say it in three lines of its own
         return None, reason
-    preload = getattr(ort, "preload_dlls", None)
-    if preload is not None:
-        preload(directory="")
     thread, place = device_thread(f"cuda:{index}"), DevicePlacement("cuda", index)
 
     def opened(graph: bytes) -> OpenedSession:

@@ -2,8 +2,8 @@
 
 It has the sessions of all models, and runs them for the workers of one server, which hand it images
 in shared memory. A supervisor starts it, with the socket on which workers reach it and those that
-replace it. What a worker opened is closed when that worker is gone. Signals do not end it: workers
-that finish their calls need it, whoever told them to stop.
+replace it, and tells it when to begin. What a worker opened is closed when that worker is gone.
+Signals do not end it: workers that finish their calls need it, whoever told them to stop.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from limelens.serve.bundle.execution.batch_sizes import Runs, batch_sizes
 from limelens.serve.bundle.execution.device_thread import Urgency
 from limelens.serve.bundle.execution.perturbing import RowModel
 from limelens.serve.bundle.execution.prepared import pin
+from limelens.serve.bundle.loading import load_runtime
 from limelens.serve.bundle.remote.device_client import DeviceGoneError
 from limelens.serve.bundle.remote.protocol import (
     BeginExplanation,
@@ -269,9 +270,12 @@ class DeviceOwner:
         return _Model(bundle, runs, opened, JoinedBatches(bundle), message.max_batch_size)
 
 
-async def _follow(owner: DeviceOwner, end: socket.socket) -> None:
+async def _follow(owner: DeviceOwner, end: socket.socket, listener: socket.socket) -> None:
     """Answers the supervisor, which kills this process; without it, stays until nobody is left."""
-    channel = await Channel.over(end, {"ping": lambda: owner.at_work_s})
+    listening = threading.Thread(target=owner.listen, args=(listener,), daemon=True)
+    channel = await Channel.over(
+        end, {"ping": lambda: owner.at_work_s, "own": lambda: listening.start()}
+    )
     await channel.run()
     _log.error("the supervisor is gone; running what its workers still need")
     await asyncio.to_thread(owner.wait_until_left)
@@ -285,9 +289,8 @@ def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[2]))
     assignment: DeviceAssignment = receive_first(end)
     set_up_logs(assignment.log_level, assignment.log_format)
-    owner = DeviceOwner(assignment)
-    threading.Thread(target=owner.listen, args=(listener,), daemon=True).start()
-    asyncio.run(_follow(owner, end))
+    load_runtime(assignment.device)  # now, when nobody waits for it
+    asyncio.run(_follow(DeviceOwner(assignment), end, listener))
     # Python's own exit would unload libraries under the device's thread.
     os._exit(0)
 

@@ -53,6 +53,7 @@ _PAUSES_S: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a process is replaced; the more often replacements end soon, the longer."""
 _SOUND_S: Final = 10.0  # a process that lived so long does not count as one that ended soon
 _MEMORY: Final = Path("/dev/shm")
+_SPARE_S: Final = 3.0  # how long after an owner of a device the one that would replace it starts
 _PING_S: Final = 5.0
 _REPLY_S: Final = 1.0
 _log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._serving: dict[int, WorkerProcess] = {}
         self._owners: dict[str, DeviceProcess] = {}  # by device
+        self._spares: dict[str, DeviceProcess] = {}  # what replaces them; loaded libraries already
         self._may_serve = asyncio.Event()  # versions are loaded
         self._complete = asyncio.Event()  # all workers have served once
         self._stopping = asyncio.Event()
@@ -273,25 +275,27 @@ class Supervisor:
 
     async def _run_owner(self, owned: OwnedDevice) -> str:
         """Runs one process that owns a device from its start to its end."""
-        config = self._config
-        assignment = DeviceAssignment(
-            owned.device,
-            config.tf32,
-            config.log_level,
-            config.log_format,
-        )
-        owner = await DeviceProcess.start(assignment, owned.listener)
-        self._owners[owned.device] = owner
+        config, device = self._config, owned.device
+        assignment = DeviceAssignment(device, config.tf32, config.log_level, config.log_format)
+
+        async def start() -> DeviceProcess:
+            return await DeviceProcess.start(assignment, owned.listener)
+
+        owner = self._spares.pop(device, None) or await start()
+        self._owners[device] = owner
         ended = asyncio.create_task(owner.ended())
         try:
-            await owner.request("ping", timeout_s=LOAD_S)  # it starts
+            await owner.request("own", timeout_s=LOAD_S)  # it starts
+            await asyncio.wait((ended,), timeout=_SPARE_S)  # models load meanwhile
+            if not ended.done():
+                self._spares[device] = await start()
             await self._watch(owner, ended)
         except UnavailableError as error:
             _log.debug("%s: %s", owner.name, error)
         finally:
             owner.kill()
             code = await ended
-            del self._owners[owned.device]
+            del self._owners[device]
         return describe_end(code)
 
     async def _watch(self, child: ChildProcess, ended: asyncio.Task[int]) -> None:
@@ -346,6 +350,8 @@ class Supervisor:
         for owner in self._owners.values():
             owner.kill()
         await asyncio.gather(*owning, return_exceptions=True)
+        for spare in self._spares.values():
+            spare.kill()
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         await asyncio.to_thread(self._recording.shutdown)
@@ -380,8 +386,9 @@ class Supervisor:
             shutil.rmtree(self._counts_folder, ignore_errors=True)
 
     def _kill(self) -> None:
-        for child in (*self._workers.values(), *self._owners.values()):
-            child.kill()
+        for children in (self._workers, self._owners, self._spares):
+            for child in children.values():
+                child.kill()
 
     def _request_scan(self) -> None:
         """Requests a scan for new versions and does not wait for it."""
