@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
+import grpc
 import onnxruntime
 import pytest
 from tests.serve.processes.conftest import GREEN, Fleet
@@ -18,10 +21,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize("layout", [(), ("--device-process",)], ids=["alike", "device process"])
 def test_on_a_gpu_all_processes_explain_alike_and_a_new_one_too(
-    fleet: Callable[..., Fleet],
+    fleet: Callable[..., Fleet], layout: tuple[str, ...]
 ) -> None:
-    server = fleet("--device", "cuda", models=default_models())
+    server = fleet("--device", "cuda", *layout, models=default_models())
     request = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=1000, seed=3)
 
     def explanations() -> set[bytes]:
@@ -40,3 +44,25 @@ def test_on_a_gpu_all_processes_explain_alike_and_a_new_one_too(
     server.replace_worker()
     until(lambda: len({stub.Classify(GREEN).model.version for stub in server.stubs()}) == 1)
     assert explanations() == first
+
+
+def test_on_a_gpu_an_owner_that_is_killed_is_replaced_and_explains_alike(
+    fleet: Callable[..., Fleet],
+) -> None:
+    server = fleet("--device", "cuda", "--device-process", models=default_models())
+    request = service_pb2.ExplainRequest(image=GREEN.images[0], num_samples=1000, seed=3)
+
+    def explained() -> bytes | None:
+        call = server.stub().Explain.future(request)
+        if call.code() is grpc.StatusCode.UNAVAILABLE:
+            return None
+        explanation = call.result()
+        explanation.ClearField("timings")
+        return bytes(explanation.SerializeToString())
+
+    first = explained()
+    assert first is not None
+    killed = server.owner
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: server.owner not in (0, killed) and explained() is not None)
+    assert explained() == first
