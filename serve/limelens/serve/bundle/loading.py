@@ -147,7 +147,7 @@ def load_bundle(
     if found is not None:
         with refusing_failures(path):
             found.runs.prepare_all((first_sizes if few_sizes else batch_sizes)(max_batch_size))
-        if found.runs.no_graph_reason and provider == CUDA:
+        if found.runs.no_graph_reason:
             _log.warning("%s runs without CUDA graphs: %s", bundle.name, found.runs.no_graph_reason)
     _check_golden(bundle)
     return bundle
@@ -275,10 +275,10 @@ def _remote(message: OpenModel, metadata: Metadata, device: str, *, chunk: int |
 
 
 def _on_cpu(ort: Any, data: bytes, size: tuple[int, int], path: Path) -> OnDevice:
-    """The CPU as a device that runs batches."""
+    """The CPU as a device that runs batches; it plans nothing anew when their size changes."""
 
     def opened(graph: bytes) -> OpenedSession:
-        return OpenedSession(_cpu_session(ort, graph, path), "the CPU has none")
+        return OpenedSession(_cpu_session(ort, graph, path))
 
     thread, place = device_thread("cpu"), DevicePlacement("cpu")
     return OnDevice(BatchRuns(lambda: opened(data), size, thread, place), place, data, opened)

@@ -63,7 +63,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
     """Serves with several processes until SIGTERM or SIGINT; see `run_server.serve`."""
     config.check()
     if sys.platform != "linux":
-        raise ListenError("only Linux spreads connections over processes; give --processes 1")
+        raise ListenError("several processes need Linux; give --processes 1, no --device-process")
     manager = ServiceManager()  # before any child could speak in its name
     with contextlib.ExitStack() as holding:
         signals = holding.enter_context(Signals(leaves_early=False))
