@@ -9,24 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two labels of plain colours, with splits."""
-    folder = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 16), ("val", 4), ("test", 4)):
-        for label, base in (("dark", 20), ("light", 180)):
-            (folder / split / label).mkdir(parents=True)
-            for index in range(count):
-                colour = tuple(base + (index * k) % 60 for k in (3, 7, 11))
-                image = Image.new("RGB", (40, 40), colour)
-                image.putpixel((index, index), (255, 0, 0))
-                image.save(folder / split / label / f"{index}.png")
-    return folder
 
 
 @pytest.mark.ci

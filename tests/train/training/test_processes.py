@@ -35,7 +35,7 @@ _CONFIG = TrainConfig(
 )  # fmt: skip
 _NUM_STEPS = 6
 """Of an epoch."""
-_WHEN_KILLED = {"best.pt", "config.json", "last.pt", "metrics.csv"}
+_WHEN_KILLED = {".lock", "best.pt", "config.json", "last.pt", "metrics.csv"}
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 on_linux = pytest.mark.skipif(

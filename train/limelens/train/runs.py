@@ -6,12 +6,14 @@ It loads neither torch nor a checkpoint, so that wrong arguments are reported wi
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from limelens.serve.errors import LimelensError
 from limelens.serve.folders import label_name
+from limelens.train import run_lock
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.label_table import Images, read_macro_labels
 from limelens.train.data.listing import list_data
@@ -20,6 +22,9 @@ BEST: Final = "best.pt"
 LAST: Final = "last.pt"
 ROWS: Final = "metrics.csv"
 REPORT: Final = "report.html"
+ANOTHER_FOLDER: Final = ", or choose another folder (--out)"
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(LimelensError):
@@ -49,21 +54,47 @@ def is_bundle(run_or_model: Path) -> bool:
 
 
 def check_run_or_model(path: Path) -> None:
-    """Refuses a path that is neither a run, nor a checkpoint, nor a bundle."""
-    if path.is_file() or (path.is_dir() and (holds_run(path) or (path / "model.onnx").exists())):
-        return
-    found = "a folder without best.pt, last.pt or model.onnx" if path.is_dir() else "not there"
-    raise CheckpointError(
-        f"{path} is {found}; expected a run of `limelens train`, a .pt checkpoint or a .onnx bundle"
-    )
+    """Refuses a path that is neither a run, nor a checkpoint, nor a bundle.
+
+    Notes it if it is a run that is still written.
+    """
+    if not (path.is_file() or holds_run(path) or (path / "model.onnx").exists()):
+        found = "a folder without best.pt, last.pt or model.onnx" if path.is_dir() else "not there"
+        raise CheckpointError(
+            f"{path} is {found}{_so_far(path)}; expected a run of `limelens train`, a .pt "
+            "checkpoint or a .onnx bundle"
+        )
+    _note_writer(path)
 
 
 def check_run(path: Path) -> None:
-    """Refuses a path that is neither a run nor a checkpoint."""
-    if path.is_file() or holds_run(path):
-        return
-    found = "has neither best.pt nor last.pt" if path.is_dir() else "does not exist"
-    raise CheckpointError(f"{path} {found}; expected a run of `limelens train`")
+    """Refuses a path that is neither a run nor a checkpoint; notes it if it is still written."""
+    if not (path.is_file() or holds_run(path)):
+        found = "has neither best.pt nor last.pt" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {found}{_so_far(path)}; expected a run of `limelens train`")
+    _note_writer(path)
+
+
+def check_best(run: Path) -> None:
+    """Refuses a path that is not the folder of a run with a finished epoch."""
+    if not (run / BEST).is_file():
+        found = "is a file" if run.is_file() else "does not exist"
+        found = "has no best.pt" if run.is_dir() else found
+        raise CheckpointError(
+            f"{run} {found}{_so_far(run)}; expected the folder of a run of `limelens train`"
+        )
+
+
+def _so_far(run: Path) -> str:
+    """Why a run may have no checkpoint."""
+    writer = run_lock.writer_of(run)
+    return "" if writer is None else f" yet, since its first epoch has not ended: {writer}"
+
+
+def _note_writer(path: Path) -> None:
+    run = path if path.is_dir() else path.parent
+    if (writer := run_lock.writer_of(run)) is not None:
+        _log.info("%s still writes into %s: this is about its best epoch so far", writer, run)
 
 
 def check_training(

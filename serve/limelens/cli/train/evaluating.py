@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -13,6 +14,7 @@ from rich.table import Table
 from limelens.cli.options.data_options import Data, DataTable, with_table_options
 from limelens.cli.options.face_options import NO_FACES, Faces, face_option, with_faces
 from limelens.cli.options.output_options import writable_file, writable_folder
+from limelens.cli.options.usage_errors import usage_of
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.folding import Folded
 from limelens.cli.terminal.printing import AsJson, err, out, print_json, print_next
@@ -174,15 +176,20 @@ def calibrate(
 
     Example: limelens calibrate runs/photos IMAGES_OF_THE_PLACE
     """
+    from limelens.train import run_lock
     from limelens.train.data.listing import find_split
-    from limelens.train.runs import check_run
+    from limelens.train.runs import check_best
 
-    check_run(run)
+    in_use = functools.partial(usage_of, "RUN", run_lock.RunInUseError)
+    with in_use():
+        run_lock.check_free(run)
+    check_best(run)
     writable_folder(run)
     find_split(data, split, table)
     from limelens.train.evaluation.calibration import calibrate as run_calibration
 
-    metrics = run_calibration(run, data, split=split, images=table)
+    with in_use():
+        metrics = run_calibration(run, data, split=split, images=table)
     if as_json:
         print_json(metrics)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -16,6 +17,7 @@ from rich.progress import TextColumn
 
 from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
 from limelens.cli.options.output_options import writable_file, writable_folder
+from limelens.cli.options.usage_errors import usage_of
 from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json, print_next
 from limelens.cli.train.evaluating import print_metrics
 from limelens.serve.errors import LimelensError
@@ -243,10 +245,12 @@ def train(
     if teacher is not None:
         given["teacher"] = str(teacher)
     given["alert_labels"] = given.pop("alert_label", None)
+    from limelens.train import run_lock
     from limelens.train.config import TrainConfig, read_config, settings_from
-    from limelens.train.runs import check_training, holds_run
+    from limelens.train.runs import ANOTHER_FOLDER, check_training, holds_run
 
     is_first = os.environ.get("RANK", "0") == "0"
+    in_use = functools.partial(usage_of, "--out", run_lock.RunInUseError)
     with _reported_once():
         settings = read_config(config) if config is not None else {}
         names = [field.name for field in fields(TrainConfig) if given.get(field.name) is not None]
@@ -255,7 +259,10 @@ def train(
             chosen = TrainConfig(**settings)
         run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
         is_run = preview is None and find_learning_rate is None
-        # Checked before torch is loaded, which takes seconds.
+        # All this is checked before torch is loaded, which takes seconds.
+        if is_run and is_first:
+            with in_use():
+                run_lock.check_free(run, ANOTHER_FOLDER)
         check_training(data, run, chosen, images=table, macro=macro, resume=resume or not is_run)
         if is_run and is_first:
             writable_folder(run)
@@ -286,7 +293,7 @@ def train(
         return
     from limelens.train.training.loop import train as run_training
 
-    with _reported_once(), TrainingBar(shown=is_first) as bar:
+    with _reported_once(), in_use(), TrainingBar(shown=is_first) as bar:
         report = run_training(data, run, chosen, bar, images=table, macro=macro, resume=resume)
     if "checkpoint" not in report:
         # This is one of several processes; the first one reports.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle import Task
 from limelens.serve.image import ResizeRule
-from limelens.train import checkpoint
+from limelens.train import checkpoint, run_lock
 from limelens.train.architectures import Classifier
 from limelens.train.data.batching import ordered_batches
 from limelens.train.data.decoded import DecodedImages
@@ -30,7 +30,7 @@ from limelens.train.evaluation.metrics import (
     fit_thresholds,
     probabilities_of,
 )
-from limelens.train.runs import BEST
+from limelens.train.runs import BEST, check_best
 
 _BATCH: Final = 64
 
@@ -103,19 +103,26 @@ def calibrate(
     The checkpoint is overwritten. If a model will see other images than it was trained on, a few
     hundred labelled ones from the new source make its probabilities trustworthy there. Data
     without splits is used whole; see `read_dataset`.
+
+    Raises:
+        CheckpointError: The run has no checkpoint that can be used.
+        DataError: The data cannot be used.
+        RunInUseError: Another process trains or calibrates the run.
     """
     path = run / BEST
-    state = checkpoint.load_state(path)
-    # The earlier bias is left out, because it is fitted again.
-    state["metrics"] = {**state["metrics"], "label_bias": []}
-    loaded = checkpoint.of_state(state, path)
-    _, examples, _ = read_examples(data, loaded.labels, split, images)
-    metrics = calibrated_metrics(
-        logits_of(loaded.model, decoded(examples, loaded.resize)),
-        targets_of(examples, len(loaded.labels), loaded.task),
-        loaded.labels,
-        loaded.task,
-        loaded.macro_labels,
-    )
-    checkpoint.save(path, {**state, "metrics": metrics})
+    check_best(run)
+    with run_lock.writing(run, "limelens calibrate"):
+        state = checkpoint.load_state(path)
+        # The earlier bias is left out, because it is fitted again.
+        state["metrics"] = {**state["metrics"], "label_bias": []}
+        loaded = checkpoint.of_state(state, path)
+        _, examples, _ = read_examples(data, loaded.labels, split, images)
+        metrics = calibrated_metrics(
+            logits_of(loaded.model, decoded(examples, loaded.resize)),
+            targets_of(examples, len(loaded.labels), loaded.task),
+            loaded.labels,
+            loaded.task,
+            loaded.macro_labels,
+        )
+        checkpoint.save(path, {**state, "metrics": metrics})
     return metrics

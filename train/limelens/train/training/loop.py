@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -21,13 +22,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
+from limelens.train import run_lock
 from limelens.train.architectures import Classifier
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.examples import DataError, Dataset
 from limelens.train.data.label_table import Images, table_settings
 from limelens.train.data.sampling import EpochBatches, repeats
-from limelens.train.runs import check_alert_labels, holds_run, holds_run_error
+from limelens.train.runs import ANOTHER_FOLDER, check_alert_labels, holds_run, holds_run_error
 from limelens.train.training.batch_norm import (
     has_batch_norm,
     renew_statistics,
@@ -120,11 +122,16 @@ def train(
             settings or other data.
         ArchitectureError: The network cannot be built.
         CheckpointError: The run to resume cannot be read.
+        RunInUseError: Another process trains or calibrates the run in `out`.
         TrainingError: The loss is not finite.
     """
     start = time.monotonic()
     given = config or TrainConfig()
-    with joined() as processes:
+    with joined() as processes, ExitStack() as held:
+        # Before the state is read, which another process would change meanwhile.
+        processes.first(
+            lambda: held.enter_context(run_lock.writing(out, "limelens train", ANOTHER_FOLDER))
+        )
         if processes.agree(not resume and holds_run(out)):
             raise holds_run_error(out)
         # Other machines need not see the run's folder.
