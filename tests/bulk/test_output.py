@@ -46,7 +46,7 @@ def test_other_work_is_refused_and_the_message_names_the_difference(
     tmp_path: Path, images: Path
 ) -> None:
     opened(tmp_path / "out", images)
-    with pytest.raises(OutputError, match=r"threshold was 0\.5 and is 0\.9; name another --out"):
+    with pytest.raises(OutputError, match=r"--threshold was 0\.5 and is 0\.9; name another --out"):
         opened(tmp_path / "out", images, "other", threshold="0.9")
     with pytest.raises(OutputError, match="its content"):
         opened(tmp_path / "out", images, "other")

@@ -85,5 +85,5 @@ def test_other_options_are_named_as_they_were_given(
         "--label", "red", "--label", "green",
     )  # fmt: skip
     assert result.exit_code == 1
-    assert "overlay was True and is not given" in result.stderr
-    assert "label was red and is red, green" in result.stderr
+    assert "--overlay was True and is not given" in result.stderr
+    assert "--label was red and is red, green" in result.stderr

@@ -84,7 +84,8 @@ def test_the_preview_is_written_instead_of_a_run(
         (("--input-size", "wide"), 2, "expected pixels such as 112"),
         (("--epochs", "0"), 2, "--epochs"),
         (("--augment", "wild"), 2, "'wild' is not one of"),
-        (("--arch", "resnet17"), 1, "no architecture 'resnet17'"),
+        (("--arch", "resnet17"), 2, "no architecture 'resnet17'; did you mean one of resnet1"),
+        (("--arch", "xyzzy"), 2, "no architecture 'xyzzy'; expected one of alexnet, cnn3"),
         (("--resize-mode", "bend"), 2, "'bend' is not one of"),
         (("--arch", "vit_b_16", "--input-size", "96"), 1, "vit_b_16 cannot take images of 96x96"),
     ],
@@ -99,9 +100,17 @@ def test_wrong_settings_are_reported_before_training(
 ) -> None:
     result = limelens("train", images, "--out", tmp_path / "run", *arguments, "--json")
     assert result.exit_code == code
-    assert message in result.stderr
+    assert message in " ".join(result.stderr.replace("│", "").split())
     assert result.stdout == ""
     assert not (tmp_path / "run" / "best.pt").exists()
+
+
+def test_a_wrong_arch_is_said_before_the_data_is_looked_at(limelens: Run, tmp_path: Path) -> None:
+    result = limelens("train", tmp_path / "nowhere", "--arch", "mobilenet_v3_smal")
+    assert result.exit_code == 2
+    assert "Invalid value for '--arch'" in result.stderr
+    said = " ".join(result.stderr.replace("│", "").split())
+    assert "did you mean one of mobilenet_v3_small, " in said
 
 
 def test_missing_data_is_one_line(limelens: Run, tmp_path: Path) -> None:
@@ -134,7 +143,7 @@ def test_options_override_the_settings_file(limelens: Run, images: Path, tmp_pat
     assert limelens(*arguments, "--resume", "--json").json["epochs"] == 1
     refused = limelens(*arguments, "--resume", "--seed", 4)
     assert refused.exit_code == 1
-    assert "was begun with seed 3, not 4" in refused.stderr
+    assert "was begun with --seed 3, not with --seed 4; resume it" in refused.stderr
     settings.write_text("epoch = 5\n")
     assert "sets 'epoch'; expected one of" in limelens(*arguments).stderr
 

@@ -199,7 +199,8 @@ def _check_same(
     if changed := changed_files(before["files"], source.files):
         raise OutputError(f"{folder}: the input has changed since: {changed}; {AGAIN}")
     if before["work"] != fingerprint:
-        differing = _differing(before["made_by"], made_by) or ["its content"]
+        differing = _differing(_as_options(before["made_by"]), _as_options(made_by))
+        differing = differing or ["its content"]
         raise OutputError(
             f"{folder} was made with another model or other options: {listed(differing)}; {AGAIN}"
         )
@@ -209,6 +210,14 @@ def changed_files(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequenc
     """The names of files that are in both and not the same, in words; empty if there are none."""
     changed = [name for name, one in now.items() if [*before.get(name, one)] != [*one]]
     return listed(changed, ", ", most=3)
+
+
+def _as_options(made_by: Mapping[str, str]) -> dict[str, str]:
+    """What work was made by, as it is typed."""
+    return {
+        name if name == "command" else f"--{name.replace('_', '-')}": value
+        for name, value in made_by.items()
+    }
 
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

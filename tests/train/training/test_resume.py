@@ -161,10 +161,22 @@ def test_a_finished_run_is_reported_and_not_changed(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"learning_rate": 2e-3}, r"was begun with learning_rate 0\.001, not 0\.002; resume it"),
-        ({"epochs": 8}, "was begun with epochs 4, not 8"),
-        ({"balance": "none"}, "was begun with balance 'sample'"),
-        ({"seed": 1}, "was begun with seed 0, not 1"),
+        (
+            {"learning_rate": 2e-3},
+            r"begun with --learning-rate 0\.001, not with --learning-rate 0\.002; ",
+        ),
+        (
+            {"epochs": 8},
+            "was begun with --epochs 4, not with --epochs 8; resume it with the command",
+        ),
+        ({"balance": "none"}, "was begun with --balance sample, not with --balance none"),
+        ({"seed": 1}, "was begun with --seed 0, not with --seed 1"),
+        (
+            {"alert_labels": ("red", "green")},
+            "was begun with no --alert-label, not with --alert-label red --alert-label green",
+        ),
+        ({"input_size": (32, 48)}, "with --input-size 32x32, not with --input-size 32x48"),
+        ({"val_from_train": True}, "with no --val-from-train, not with --val-from-train"),
     ],
 )
 def test_other_settings_are_refused(

@@ -7,6 +7,7 @@ training.
 
 from __future__ import annotations
 
+import difflib
 from itertools import pairwise
 from typing import Any, Final, cast
 
@@ -68,6 +69,21 @@ def architectures() -> list[str]:
     return sorted([*_OWN, *models.list_models(module=models)])
 
 
+def check_architecture(name: str) -> None:
+    """Refuses a name that `build` does not accept; the error suggests similar ones.
+
+    Raises:
+        ArchitectureError: The name is unknown.
+    """
+    names = architectures()
+    if name not in names:
+        similar = difflib.get_close_matches(name, names)
+        one_of = "one of " if len(similar) > 1 else ""
+        meant = f"did you mean {one_of}{', '.join(similar)}?"
+        expected = f"expected one of {', '.join(names)}"
+        raise ArchitectureError(f"no architecture {name!r}; {meant if similar else expected}")
+
+
 def build(
     name: str,
     num_labels: int,
@@ -82,17 +98,14 @@ def build(
         ArchitectureError: The name is unknown, the network has no last linear layer or does not
             accept the input size, or the weights cannot be downloaded.
     """
+    check_architecture(name)
     network: nn.Module
     if name in _OWN:
         if pretrained:
             raise ArchitectureError(f"{name} has no pretrained weights; leave them out")
         network = _OWN[name](num_labels, *input_size)
-    elif name in models.list_models(module=models):
-        network = _torchvision(name, pretrained)
     else:
-        raise ArchitectureError(
-            f"no architecture {name!r}; expected one of {', '.join(architectures())}"
-        )
+        network = _torchvision(name, pretrained)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BATCH_NORM_MOMENTUM

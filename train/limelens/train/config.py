@@ -31,6 +31,9 @@ _CHOICES: Final = {
     "mixed_precision": MIXED_PRECISIONS,
 }
 
+_OPTIONS: Final = {"alert_labels": "alert_label"}
+"""Options that are not called as their setting."""
+
 _OPEN: Final[Any] = None
 """Of a setting that is chosen for the data once it is read (`training.suited`)."""
 _OPEN_TYPES: Final = {"epochs": int, "batch_size": int, "learning_rate": float}
@@ -158,6 +161,21 @@ class TrainConfig:
         return values
 
 
+def as_options(name: str, value: Any) -> str:
+    """A setting in the words of the command line, such as `--seed 3` or `no --alert-label`."""
+    option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
+    if value is None or value is False or value in ("", [], ()):
+        return f"no {option}"
+    if value is True:
+        return option
+    if name == "input_size":
+        return f"{option} {value[0]}x{value[1]}"
+    if name == "data":
+        return f"DATA {value}"
+    given = value if isinstance(value, list | tuple) else [value]
+    return " ".join(f"{option} {one}" for one in given)
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Reads arguments for `TrainConfig` from a TOML file.
 
@@ -204,9 +222,9 @@ def _size(value: Any) -> tuple[int, int]:
     return pixels[0], pixels[-1]
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("expected a text")
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("expected the path of a run")
     return value
 
 
@@ -220,7 +238,7 @@ _READ: Final = {
     "task": Task,
     "input_size": _size,
     "resize_mode": ResizeMode,
-    "start_from": _text,
-    "teacher": _text,
+    "start_from": _path,
+    "teacher": _path,
     "alert_labels": _names,
 }

@@ -89,7 +89,7 @@ def explain(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...",
+            metavar="IMAGE",
             help="JPEG, PNG, WebP, BMP or GIF files, or folders of them, or - for one on "
             "standard input.",
             show_default=False,

@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from limelens.cli.options.request_fields import naming_options
+from limelens.cli.terminal.arguments import like, refuse_empty_paths
 
 _WIDEST: Final = 100
 _NAME, _HELP = 2, 6
@@ -35,6 +37,27 @@ _KINDS: Final = {
 
 class Command(TyperCommand):
     """A command whose help fits every terminal, and whose errors name its options."""
+
+    def __init__(self, *arguments: Any, **given: Any) -> None:
+        super().__init__(*arguments, **given)
+        for one in self.params:
+            if one.param_type_name == "argument" and one.metavar is None and one.name:
+                one.metavar = one.name.upper()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the arguments; refuses empty paths, and hints at options by their other names."""
+        try:
+            if "" in args and not ctx.resilient_parsing and not {*ctx.help_option_names} & {*args}:
+                typed, _, _ = self.make_parser(ctx).parse_args(args=[*args])
+                refuse_empty_paths(self.params, self.callback, typed, ctx)
+            return super().parse_args(ctx, args)
+        except typer.BadParameter:
+            raise
+        except Exception as error:
+            # typer has no public name for the class of this error.
+            if found := like(getattr(error, "option_name", ""), self.params):
+                error.possibilities = found  # type: ignore[attr-defined]
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""

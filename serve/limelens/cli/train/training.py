@@ -259,7 +259,10 @@ def train(
             chosen = TrainConfig(**settings)
         run = run or Path("runs") / f"{data.resolve().stem}-{chosen.arch}"
         is_run = preview is None and find_learning_rate is None
-        # All this is checked before torch is loaded, which takes seconds.
+        # All this is checked before torch is loaded, which takes seconds; the names of torchvision
+        # are not known without it.
+        if "arch" in names:
+            _check_architecture(chosen.arch)
         if is_run and is_first:
             with in_use():
                 run_lock.check_free(run, ANOTHER_FOLDER)
@@ -306,6 +309,13 @@ def train(
         raise typer.Exit(1)
 
 
+def _check_architecture(name: str) -> None:
+    from limelens.train.architectures import ArchitectureError, check_architecture
+
+    with usage_of("--arch", ArchitectureError):
+        check_architecture(name)
+
+
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
@@ -334,7 +344,7 @@ def _reported_once() -> Iterator[None]:
     """
     try:
         yield
-    except LimelensError as error:
+    except (LimelensError, typer.BadParameter) as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             from limelens.train.training.loop import TrainingError
 

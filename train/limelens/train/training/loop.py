@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from limelens.serve.bundle import Task
 from limelens.serve.errors import LimelensError
 from limelens.train import run_lock
-from limelens.train.architectures import Classifier
+from limelens.train.architectures import Classifier, check_architecture
 from limelens.train.config import ConfigError, TrainConfig
 from limelens.train.data.decoded import DecodedImages
 from limelens.train.data.examples import DataError, Dataset
@@ -127,6 +127,7 @@ def train(
     """
     start = time.monotonic()
     given = config or TrainConfig()
+    check_architecture(given.arch)
     with joined() as processes, ExitStack() as held:
         # Before the state is read, which another process would change meanwhile.
         processes.first(

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from limelens.serve.files import write_whole
 from limelens.train import checkpoint
-from limelens.train.config import ConfigError
+from limelens.train.config import ConfigError, as_options
 from limelens.train.data.examples import Dataset
 from limelens.train.evaluation.evaluate import assess_examples
 from limelens.train.evaluation.verdict import advice, is_overfitted, no_better_than_guessing
@@ -49,8 +49,8 @@ class RunFolder:
             before = state["config"].get(name)
             if before != value and name not in _MAY_CHANGE:
                 raise ConfigError(
-                    f"{self.path} was begun with {name} {before!r}, not {value!r}; resume it with "
-                    "the command that began it"
+                    f"{self.path} was begun with {as_options(name, before)}, not with "
+                    f"{as_options(name, value)}; resume it with the command that began it"
                 )
         if state["data_digest"] != self._dataset.digest:
             raise ConfigError(
