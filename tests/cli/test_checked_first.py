@@ -96,6 +96,8 @@ OUTPUTS = [
     (("explain", "no.png", "--report", "gone/x"), NO_FOLDER),
     (("similar", "no.index", "no.png", "--sheet", "gone/x"), NO_FOLDER),
     (("index", "nowhere", "--out", "{file}/x"), A_FILE),
+    (("index", "nowhere", "--out", "gone/x"), NO_FOLDER),
+    (("classify", "no.png", "--faces", "--draw", "gone/x"), NO_FOLDER),
     (("inspect", "nowhere", "--out", "gone/x"), NO_FOLDER),
     (("evaluate", "no.onnx", "nowhere", "--predictions", "gone/x"), NO_FOLDER),
     (("evaluate", "no.onnx", "nowhere", "--report", "gone/x"), NO_FOLDER),

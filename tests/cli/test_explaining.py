@@ -276,6 +276,22 @@ def test_steps_are_drawn_on_one_sheet(
         assert sheet.width == 1360
 
 
+def test_images_have_the_format_of_their_suffix(
+    limelens: Run, model: Path, red: Path, tmp_path: Path
+) -> None:
+    kinds = {"why.jpg": "JPEG", "map.WEBP": "WEBP", "steps.jpeg": "JPEG", "ids": "PNG"}
+    out, heat_map, steps, segments = (tmp_path / name for name in kinds)
+    result = limelens(
+        "explain", red, "--model", model, *FAST, "--out", out, "--heat-map", heat_map, "--steps",
+        steps, "--segments", segments,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    for name, kind in kinds.items():
+        with Image.open(tmp_path / name) as drawn:
+            drawn.load()
+            assert drawn.format == kind, name
+
+
 def test_a_check_is_compared_with_a_random_order(limelens: Run, model: Path, red: Path) -> None:
     ways = ("--segmentation", "grid", "--num-segments", 16, "--hide", "000000", "--seed", 1)
     result = limelens("explain", red, "--model", model, *ways, "--check", "--json")

@@ -90,12 +90,12 @@ def test_a_run_in_training_has_one_writer_until_that_is_killed(
     assert contents(run) == before
 
     exporting = ("export", run, "--name", "x", "--models", tmp_path / "models", "--anyway")
-    for arguments in (
+    for reading in (
         ("evaluate", run, images),
         ("evaluate", run / "best.pt", images),
         (*exporting, "--explain-settings", "none"),
     ):
-        result = limelens(*arguments)
+        result = limelens(*reading)
         assert result.exit_code == 0, result.stderr
         (line,) = (one for one in result.stderr.splitlines() if holder in one)
         assert line.endswith(f"still writes into {run}: this is about its best epoch so far")

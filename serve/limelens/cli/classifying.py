@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.options import option
@@ -35,7 +34,11 @@ from limelens.cli.options.face_options import (
     face_option,
     with_faces,
 )
-from limelens.cli.options.output_options import writable_file_anywhere, writable_folder
+from limelens.cli.options.output_options import (
+    IMAGE,
+    image_file,
+    writable_folder,
+)
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.faces import face_document, prediction_document, print_faces
 from limelens.cli.terminal.printing import AsJson, err, out, print_json
@@ -46,8 +49,8 @@ from limelens.serve.errors import (
     UnreadableFileError,
 )
 from limelens.serve.faces.options import DEFAULT_DETECTOR
-from limelens.serve.files import writing_whole
 from limelens.serve.image import Region, read_image
+from limelens.serve.image.writing import write_image
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
@@ -115,8 +118,8 @@ def classify(
         Path | None,
         face_option(
             "Write the image with boxes and decisions.",
-            metavar="PNG",
-            callback=writable_file_anywhere,
+            metavar=IMAGE,
+            callback=image_file(),
         ),
     ] = None,
     save_drawn: Annotated[
@@ -340,8 +343,7 @@ def _draw(found: _Classified, path: Path, blurrer: FaceBlurrer | None) -> None:
     assert found.pixels is not None  # faces were asked for
     assert found.prediction is not None
     pixels = found.pixels if blurrer is None else blurrer.blur(found.pixels)
-    with writing_whole(path) as file:
-        Image.fromarray(draw_faces(pixels, found.prediction)).save(file, "PNG")
+    write_image(path, draw_faces(pixels, found.prediction))
 
 
 def _drawn_paths(files: Sequence[Path], folder: Path) -> list[Path]:

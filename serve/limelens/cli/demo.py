@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.markup import escape
 
 from limelens.cli.bench import serve_command
 from limelens.cli.options import option
-from limelens.cli.options.output_options import writable_file_anywhere
+from limelens.cli.options.output_options import IMAGE, image_file, writable_file_anywhere
 from limelens.cli.serving import packaged_models
 from limelens.cli.terminal.faces import print_faces
 from limelens.cli.terminal.printing import out
-from limelens.serve.files import writing_whole
 from limelens.serve.image import Region
+from limelens.serve.image.writing import write_image
 
 if TYPE_CHECKING:
     from limelens.serve.decisions.decision import Prediction
@@ -50,7 +49,12 @@ _Number = TypeVar("_Number", np.uint8, np.uint16)
 def demo(
     image: Annotated[
         Path,
-        option("The image to write.", "--out", metavar="PNG", callback=writable_file_anywhere),
+        option(
+            "The image to write.",
+            "--out",
+            metavar=IMAGE,
+            callback=image_file(writable_file_anywhere),
+        ),
     ] = Path("build/demo.png"),
 ) -> None:
     """Starts a server, classifies and explains a portrait without and with a mask.
@@ -96,8 +100,8 @@ def demo(
             print_faces(people.faces, (hall.shape[0], hall.shape[1]))
     image.parent.mkdir(parents=True, exist_ok=True)
     faces_image = image.with_name(f"{image.stem}-faces{image.suffix}")
-    _save(side_by_side(panels), image)
-    _save(draw_faces(hall, people), faces_image)
+    write_image(image, side_by_side(panels))
+    write_image(faces_image, draw_faces(hall, people))
     out.print(f"\nWrote [bold]{escape(str(image))}[/]: green speaks for the label, red against,")
     out.print(
         f"and [bold]{escape(str(faces_image))}[/]: each face with its decision, red is an alert."
@@ -151,12 +155,6 @@ def _hall(portrait: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if style is not None:
             frame = draw_mask(frame, face, MASK_STYLES[style], rng)[0]
     return frame
-
-
-def _save(pixels: NDArray[np.uint8], path: Path) -> None:
-    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
-    with writing_whole(path) as file:
-        Image.fromarray(pixels).save(file, kind)
 
 
 def _head(pixels: NDArray[_Number]) -> NDArray[_Number]:

@@ -28,7 +28,7 @@ from limelens.cli.classifying import (
 from limelens.cli.options import option
 from limelens.cli.options.connection_options import NOTHING, OF_THE_SERVER, Credentials, securely
 from limelens.cli.options.face_options import DetectorOption, face_blurrer, face_option
-from limelens.cli.options.output_options import writable_file, writable_file_anywhere
+from limelens.cli.options.output_options import IMAGE, image_file, writable_file
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.folding import Folded
 from limelens.cli.terminal.printing import AsJson, ImageBar, err, out, print_json, print_next
@@ -60,7 +60,7 @@ def index(
             "--out",
             metavar="INDEX",
             show_default=False,
-            callback=writable_file_anywhere,
+            callback=writable_file,
         ),
     ],
     server: ServerOption = None,
@@ -132,8 +132,8 @@ def similar(
         Path | None,
         option(
             "Write a sheet of each image and its neighbours.",
-            metavar="PNG",
-            callback=writable_file,
+            metavar=IMAGE,
+            callback=image_file(),
         ),
     ] = None,
     data: Annotated[

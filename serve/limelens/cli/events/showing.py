@@ -10,10 +10,10 @@ from rich.padding import Padding
 from limelens.cli.events.choosing import RECORD, Id, RecordOption, open_record, shown
 from limelens.cli.events.listing import SHORT, STYLES
 from limelens.cli.options import option
-from limelens.cli.options.output_options import writable_file
+from limelens.cli.options.output_options import IMAGE, image_file
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, out, print_json
-from limelens.serve.files import write_whole
+from limelens.serve.image.writing import write_encoded
 from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
@@ -21,19 +21,16 @@ if TYPE_CHECKING:
     from limelens.watch.record.why import Why
 
 
-def _written(text: str, kind: str) -> Any:
-    return option(text, metavar=kind, show_default=False, callback=writable_file)
+def _written(text: str) -> Any:
+    return option(text, metavar=IMAGE, show_default=False, callback=image_file())
 
 
 def show(
     event: Id,
     record: RecordOption = RECORD,
-    overlay: Annotated[Path | None, _written("Write the overlay.", "PNG")] = None,
-    frame: Annotated[
-        Path | None,
-        _written("Write the frame as it was decided.", "JPG"),
-    ] = None,
-    thumbnail: Annotated[Path | None, _written("Write the thumbnail.", "JPG")] = None,
+    overlay: Annotated[Path | None, _written("Write the overlay.")] = None,
+    frame: Annotated[Path | None, _written("Write the frame as it was decided.")] = None,
+    thumbnail: Annotated[Path | None, _written("Write the thumbnail.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Shows everything that is recorded of an event, and writes its images.
@@ -51,7 +48,7 @@ def show(
             if path is not None:
                 data = _image(image(found.id), kind, found)
                 with beside.writing(path):
-                    write_whole(path, data, mode=0o600)
+                    write_encoded(path, data, mode=0o600)
     if as_json:
         print_json(found.document())
     else:

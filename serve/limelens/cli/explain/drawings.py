@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limelens.cli.terminal.faces import as_png
-from limelens.serve.files import writing_whole
+from limelens.serve.image.writing import write_image
 
 if TYPE_CHECKING:
     from limelens.explain.drawing.colours import Palette
@@ -69,8 +69,7 @@ def draw_steps(
         distance=arguments["distance"] or "cosine",
         palette=palette_of(arguments),
     )
-    with writing_whole(path) as file:
-        Image.fromarray(sheet).save(file, "PNG")
+    write_image(path, sheet)
 
 
 def stacked(found: ServedExplanation, kind: str) -> bytes:

@@ -41,13 +41,13 @@ from limelens.cli.options.face_options import (
     face_option,
     with_faces,
 )
-from limelens.cli.options.output_options import writable_file
+from limelens.cli.options.output_options import IMAGE, image_file, writable_file
 from limelens.cli.terminal.by_products import ByProducts
 from limelens.cli.terminal.printing import AsJson, err, print_json
 from limelens.serve.errors import InvalidRequestError, LimelensError
 from limelens.serve.faces.options import DEFAULT_DETECTOR, MAX_FACES
-from limelens.serve.files import write_whole
 from limelens.serve.image import read_image
+from limelens.serve.image.writing import write_encoded
 
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
@@ -80,7 +80,7 @@ def _count(text: str, default: str) -> Any:
 
 
 def _written(text: str, *names: str) -> Any:
-    return option(text, *names, metavar="PNG", callback=writable_file)
+    return option(text, *names, metavar=IMAGE, callback=image_file())
 
 
 @securely
@@ -195,7 +195,12 @@ def explain(
         ),
     ] = None,
     segments: Annotated[
-        Path | None, _written("Write the segment ids, 16-bit; 65535: outside the input region.")
+        Path | None,
+        option(
+            "Write the segment ids, 16-bit; 65535: outside the input region.",
+            metavar="PNG",
+            callback=image_file(suffixes=(".png",)),
+        ),
     ] = None,
     segments_in: Annotated[
         Path | None, option("Use these segments: 8-bit or 16-bit ids.", metavar="PNG")
@@ -355,7 +360,7 @@ def _explain_one(
         if (path := written[flag]) is not None:
             with by_products.writing(path):
                 png = found.segments_png if kind == "segments" else stacked(found, f"{kind}_png")
-                write_whole(path, png)
+                write_encoded(path, png)
     if as_json:
         document = explanation_document(image, found, size)
         if check:

@@ -7,10 +7,17 @@ itself: a disk may still be full when the work is done.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import typer
 
 from limelens.serve.errors import LimelensError
+from limelens.serve.image.writing import WRITTEN_FORMATS
+
+IMAGE: Final = "PNG|JPG|WEBP"
+"""The metavar of an image to write."""
 
 _P = TypeVar("_P", bound="Path | None")
 
@@ -50,6 +57,32 @@ def writable_folder(path: _P) -> _P:
     if path is not None:
         _check_folder(path, _first_there(_target(path)))
     return path
+
+
+def image_file(
+    check: Callable[[Path | None], Path | None] = writable_file,
+    suffixes: Collection[str] = tuple(WRITTEN_FORMATS),
+) -> Callable[[Path | None], Path | None]:
+    """Makes the check of an image to write, whose suffix says its format; without one it is a PNG.
+
+    Args:
+        check: What else must be so.
+        suffixes: Those that can be written.
+
+    Returns:
+        A check, which raises `typer.BadParameter` for another suffix.
+    """
+
+    def checked(path: Path | None) -> Path | None:
+        if path is not None and path.suffix and path.suffix.lower() not in suffixes:
+            *others, last = suffixes
+            expected = f"{', '.join(others)} or {last}" if others else last
+            raise typer.BadParameter(
+                f"{path} has the suffix {path.suffix}; expected {expected}, which says its format"
+            )
+        return check(path)
+
+    return checked
 
 
 def _target(path: Path) -> Path:

@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.markup import escape
 from rich.progress import TextColumn
 
 from limelens.cli.options.data_options import Data, DataTable, Seed, with_table_options
-from limelens.cli.options.output_options import writable_file, writable_folder
+from limelens.cli.options.output_options import IMAGE, image_file, writable_folder
 from limelens.cli.options.usage_errors import usage_of
 from limelens.cli.terminal.printing import AsJson, Bar, err, out, print_json, print_next
 from limelens.cli.train.evaluating import print_metrics
@@ -26,6 +26,8 @@ from limelens.serve.wording import counted
 if TYPE_CHECKING:
     from limelens.train.config import TrainConfig
     from limelens.train.data.examples import Dataset
+
+_PLOTS: Final = (".jpeg", ".jpg", ".pdf", ".png", ".svg", ".webp")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -208,17 +210,17 @@ def train(
     preview: Annotated[
         Path | None,
         typer.Option(
-            metavar="PNG",
+            metavar=IMAGE,
             help="Do not train; write a sheet of augmented images.",
-            callback=writable_file,
+            callback=image_file(),
         ),
     ] = None,
     find_learning_rate: Annotated[
         Path | None,
         typer.Option(
-            metavar="PNG",
+            metavar="PNG|SVG|PDF",
             help="Do not train; try learning rates from low to high and plot the loss.",
-            callback=writable_file,
+            callback=image_file(suffixes=_PLOTS),
         ),
     ] = None,
     as_json: AsJson = False,

@@ -260,7 +260,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: floa
 def save(figure: Figure, path: Path) -> None:
     """Writes a plot to a file, whole or not at all, in the format of its suffix (default PNG)."""
     with writing_whole(path) as file:
-        _render(figure, file, dpi=120, format=path.suffix.removeprefix(".") or "png")
+        _render(figure, file, dpi=120, format=path.suffix.removeprefix(".").lower() or "png")
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:

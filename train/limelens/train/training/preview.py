@@ -10,10 +10,9 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.utils import make_grid
 
-from limelens.serve.files import writing_whole
+from limelens.serve.image.writing import write_image
 from limelens.train.config import TrainConfig
 from limelens.train.data.augmentation import Augmentation
 from limelens.train.data.decoded import DecodedImages
@@ -27,7 +26,7 @@ _NUM_VARIATIONS: Final = 9
 def preview(
     data: Path, path: Path, config: TrainConfig, num_rows: int = 8, images: Images = None
 ) -> None:
-    """Writes a PNG with a training image in each row, followed by variations of it.
+    """Writes an image with a training image in each row, followed by variations of it.
 
     The arguments are those of `train`.
     """
@@ -48,5 +47,4 @@ def preview(
         columns.append(augmentation(batch, torch.device("cpu")))
     tiles = torch.stack(columns, 1).flatten(0, 1)
     sheet = make_grid(tiles, len(columns), max(4, config.resize.width // 16), pad_value=255)
-    with writing_whole(path) as file:
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(file, "PNG")
+    write_image(path, sheet.permute(1, 2, 0).numpy())

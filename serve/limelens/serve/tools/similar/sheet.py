@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 from limelens.explain.drawing.fonts import font_for
 from limelens.serve.errors import InvalidRequestError
-from limelens.serve.files import writing_whole
 from limelens.serve.image import read_image
+from limelens.serve.image.writing import write_image
 
 _CELL: Final = 168
 _GAP: Final = 12
@@ -88,8 +88,7 @@ def write_sheet(
                 )
             for i, caption in enumerate(panel.captions[:2]):
                 _write(draw, (left, top + _CELL + 3 + i * (_FONT + 3)), caption)
-    with writing_whole(path) as file:
-        sheet.save(file, "PNG")
+    write_image(Path(path), np.asarray(sheet))
     return tuple(missing)
 
 
