@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,16 @@ class Handing:
         lengths = (("probabilities", len(bundle.labels)), ("embedding", bundle.embedding_size))
         self._shape = BatchShape(8, bundle.input_size, lengths)
         self.ends: list[Exception | None] = []
+        self.tell: Callable[[Exception | None], None] = self.ends.append
 
-    def hand(self, pixels: NDArray[np.uint8], outputs: Sequence[str] = BOTH) -> SharedBatch:
-        batch = SharedBatch.create(self._shape)
+    def hand(
+        self, pixels: NDArray[np.uint8], outputs: Sequence[str] = BOTH, *, room: int = 8
+    ) -> SharedBatch:
+        batch = SharedBatch.create(replace(self._shape, num_images=room))
         batch.images[: len(pixels)] = pixels
         for values in batch.outputs.values():
             values[:] = -1
-        self._joined.run(HandedBatch(batch, outputs, len(pixels), self.ends.append))
+        self._joined.run(HandedBatch(batch, outputs, len(pixels), self.tell))
         return batch
 
     def wait(self, count: int) -> None:
@@ -157,3 +161,35 @@ def test_an_error_reaches_everybody_in_the_run_and_can_be_sent(
     handing.hand(random_images(1))
     handing.wait(3)
     assert handing.ends[2] is None
+
+
+def test_a_batch_with_less_room_than_is_padded_to_is_run(thread: DeviceThread, path: Path) -> None:
+    bundle = stand_in(path, thread=thread)
+    handing = Handing(bundle)
+    pixels = random_images(3)
+    batch = handing.hand(pixels, room=3)  # allocated when the device had memory for no more
+    handing.wait(1)
+    assert handing.ends == [None]
+    expected = load_bundle(path, "cpu").predict(pixels)
+    np.testing.assert_allclose(batch.outputs["probabilities"], expected, atol=1e-5)
+
+
+def test_an_end_that_cannot_be_told_keeps_nobody_else_from_running(
+    thread: DeviceThread, path: Path
+) -> None:
+    bundle = stand_in(path, thread=thread)
+    handing = Handing(bundle)
+
+    def fail(_error: Exception | None) -> None:
+        raise TypeError("its connection is closed")
+
+    handing.tell = fail
+    go_on = busy(thread)
+    handing.hand(random_images(1))
+    handing.tell = handing.ends.append
+    handing.hand(random_images(2))
+    go_on.set()
+    handing.wait(1)
+    handing.hand(random_images(3))
+    handing.wait(2)
+    assert handing.ends == [None, None]

@@ -67,9 +67,13 @@ class JoinedBatches:
             self._run(joined)
         # Nothing may end the device's thread, and every process gets an answer.
         except Exception as one:
-            error = _to_be_sent(one)
+            error = _to_be_sent(one).with_traceback(None)  # which would keep the batches
         for handed in joined:
-            handed.on_end(error)
+            try:
+                handed.on_end(error)
+            # The others are waiting.
+            except Exception:
+                _log.exception("the end of a batch could not be told")
         with self._lock:
             self._is_queued = bool(self._waiting)
             is_queued = self._is_queued
@@ -101,10 +105,11 @@ class JoinedBatches:
         self, outputs: Sequence[str], joined: Sequence[HandedBatch]
     ) -> list[NDArray[np.float32]]:
         runs, first, count = self._runs, joined[0], sum(handed.count for handed in joined)
-        if count > runs.sizes[-1]:  # it was written before the device lacked memory
-            return runs.run(outputs, first.batch.images[: first.count])
         if len(joined) == 1:
-            return runs.run_batch(outputs, first.batch, count)
+            # It may have been allocated when the device had more memory, or less.
+            if count <= runs.sizes[-1] <= len(first.batch.images):
+                return runs.run_batch(outputs, first.batch, count)
+            return runs.run(outputs, first.batch.images[:count])
         staging = runs.borrow_staging()
         try:
             begin = 0
