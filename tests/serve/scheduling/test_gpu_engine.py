@@ -284,6 +284,22 @@ async def test_no_memory_for_a_half_is_an_overload(
     assert len(await engine.classify(bundle, [image(1)])) == 1
 
 
+async def test_threads_go_on_when_there_was_no_memory_for_a_batch(
+    engines: Any, thread: DeviceThread, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = stand_in(model, thread=thread)
+    engine = engines(num_threads=1)
+
+    def fail() -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle.runs, "borrow_staging", fail)
+        with pytest.raises(OverloadedError, match="no memory for a batch"):
+            await asyncio.wait_for(engine.classify(bundle, [image(1)]), 60)
+    assert len(await asyncio.wait_for(engine.classify(bundle, [image(1)]), 60)) == 1
+
+
 async def test_pixels_of_another_size_fail_their_request_alone(
     engines: Any, thread: DeviceThread, model: Path
 ) -> None:

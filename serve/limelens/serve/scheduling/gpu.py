@@ -105,7 +105,13 @@ class GpuEngine(Engine):
         except InvalidRequestError as error:
             self._fail(item.request, error)
             return
-        batch, row = self._slot(item)
+        try:
+            batch, row = self._slot(item)
+        # Such as no memory, or no more files. The thread goes on.
+        except Exception as error:
+            _log.error("no memory for a batch: %s", error)
+            self._fail(item.request, OverloadedError("no memory for a batch", 1.0))
+            return
         if batch is None:
             return
         np.copyto(batch.images[row], pixels)
