@@ -88,7 +88,12 @@ class ServerProcess:
 
         A younger one may be there, that will replace it.
         """
-        return min(self._children("limelens.serve.processes.device_owner"), default=0)
+        return min(self.owners, default=0)
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Ids of that process and of the one that will replace it."""
+        return self._children("limelens.serve.processes.device_owner")
 
     def _children(self, module: str = "") -> tuple[int, ...]:
         pid, found = self.process.pid, []

@@ -24,6 +24,7 @@ from limelens.serve.bundle.execution.device_thread import device_thread
 from limelens.serve.processes import device_owner
 from limelens.serve.processes.channel import send_first
 from limelens.serve.processes.device_process import owned_device
+from limelens.serve.processes.joined_batches import JoinedBatches
 from limelens.serve.processes.messages import DeviceAssignment
 
 _ROOT = Path(__file__).parents[2]
@@ -34,10 +35,11 @@ class StrictOwner:
 
     Args:
         dies: Whether it is gone as soon as it opens a model.
+        dies_once: Whether the first one is gone as soon as it runs a batch of a worker.
     """
 
-    def __init__(self, *, dies: bool = False) -> None:
-        self._dies = dies
+    def __init__(self, *, dies: bool = False, dies_once: bool = False) -> None:
+        self._dies, self._dies_once = dies, dies_once
         self._assignment = DeviceAssignment("cuda", False, logging.WARNING, "text")
         self._listening = owned_device("cuda")
 
@@ -63,12 +65,11 @@ class StrictOwner:
         send_first(ours, self._assignment)
         send_first(ours, (None, "own", ()))  # as a `Channel` sends it
         files = theirs.fileno(), self._owned.listener.fileno()
+        when = ["opening"] if self._dies else ["running"] if self._dies_once else []
+        self._dies_once = False
         with theirs:
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.serve.strict_owner", *map(str, files)),
-                    *(["dies"] if self._dies else []),
-                ],
+                [sys.executable, "-m", "tests.serve.strict_owner", *map(str, files), *when],
                 pass_fds=files,
                 cwd=_ROOT,
             )
@@ -79,6 +80,11 @@ class StrictOwner:
         self._process.kill()
         self._process.wait()
         self._supervising.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that there is now."""
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -103,11 +109,17 @@ class StrictOwner:
 
 def _on_stand_in(_ort: Any, data: bytes, size: tuple[int, int], _index: int, *, tf32: bool) -> Any:
     assert not tf32
-    if "dies" in sys.argv:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if "opening" in sys.argv:
+        _die()
     return on_gpu(data, size, thread=device_thread("cuda:0"))
 
 
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    if "running" in sys.argv:
+        setattr(JoinedBatches, "run", _die)  # noqa: B010 - its type differs
     setattr(loading, "_on_gpu", _on_stand_in)  # noqa: B010 - its type differs
     device_owner.main()

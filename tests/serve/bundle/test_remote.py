@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +21,26 @@ import numpy as np
 import pytest
 from tests.serve.stand_in import random_images, stand_in
 from tests.serve.strict_owner import StrictOwner
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from limelens.explain import explain
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.bundle.remote.device_client import (
     DEVICE_PROCESS,
+    DeviceClient,
     DeviceGoneError,
     device_client,
 )
-from limelens.serve.bundle.remote.protocol import PrepareSizes, is_same_user
+from limelens.serve.bundle.remote.protocol import (
+    Hello,
+    MapBatch,
+    PrepareSizes,
+    is_same_user,
+)
 from limelens.serve.bundle.remote.runs import RemoteRuns
 from limelens.serve.bundle.remote.shared_batch import BatchShape, SharedBatch
 from limelens.serve.errors import BundleError
+from limelens.serve.processes.device_process import owned_device
 
 pytest.importorskip("skimage")
 
@@ -137,22 +148,178 @@ def test_an_explanation_does_not_go_on_in_another_process(owner: StrictOwner, pa
         respond(np.ones((3, 1), np.bool_), None)
 
 
-def test_a_file_that_no_device_s_process_survives_is_refused(path: Path) -> None:
+@contextmanager
+def kept(owner: StrictOwner) -> Iterator[None]:
+    """Replaces the process whenever it has ended, as a supervisor does."""
     is_over = threading.Event()
-    with StrictOwner(dies=True) as owner:
 
-        def keep() -> None:
-            while not is_over.is_set():
-                owner.restart_if_ended()
+    def keep() -> None:
+        while not is_over.is_set():
+            owner.restart_if_ended()
 
-        keeping = threading.Thread(target=keep)
-        keeping.start()
+    keeping = threading.Thread(target=keep)
+    keeping.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        keeping.join()
+
+
+def test_a_file_that_no_device_s_process_survives_is_refused(path: Path) -> None:
+    with (
+        StrictOwner(dies=True) as owner,
+        kept(owner),
+        pytest.raises(BundleError, match="ended 2 times while it loaded it"),
+    ):
+        load_bundle(path, owner.device)
+
+
+def test_a_file_whose_device_s_process_is_killed_once_is_loaded_by_the_next(path: Path) -> None:
+    with StrictOwner(dies_once=True) as owner, kept(owner):
+        bundle = load_bundle(path, owner.device)
+        found, expected = bundle.predict(random_images(3)), load_bundle(path, "cpu")
+        np.testing.assert_allclose(found, expected.predict(random_images(3)), atol=1e-5)
+
+
+class ListeningHere:
+    """The end of a device's process, in this one."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    def greeted(self, name: bytes) -> Connection:
+        """Takes the next connection, and answers its first message."""
+        connection = self.taken()
+        assert isinstance(connection.recv(), Hello)
+        connection.send(name)
+        return connection
+
+    def taken(self) -> Connection:
+        end, _ = self._listener.accept()
+        return Connection(end.detach())
+
+
+@pytest.fixture
+def listening() -> Iterator[tuple[DeviceClient, ListeningHere]]:
+    with owned_device("cuda") as owned:
+        client = device_client(owned.name.removeprefix(DEVICE_PROCESS))
+        yield client, ListeningHere(owned.listener)
+
+
+def asked(client: DeviceClient, session: bytes) -> Future[Any]:
+    """Of a request in a thread of its own."""
+    found: Future[Any] = Future()
+
+    def ask() -> None:
         try:
-            with pytest.raises(BundleError, match="ended 2 times while it loaded it"):
-                load_bundle(path, owner.device)
-        finally:
-            is_over.set()
-            keeping.join()
+            found.set_result(client.request(session, PrepareSizes(1)))
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return found
+
+
+def test_a_process_that_ends_while_a_worker_connects_is_told_like_any_other_end(
+    listening: tuple[DeviceClient, ListeningHere],
+) -> None:
+    client, here = listening
+    with here.greeted(b"first"):
+        found = asked(client, client.wait(PATIENCE_S))
+        with here.taken() as connection:
+            assert isinstance(connection.recv(), Hello)
+        assert isinstance(found.exception(PATIENCE_S), DeviceGoneError)
+
+
+def test_a_request_waits_for_no_other_process_and_reaches_none(
+    listening: tuple[DeviceClient, ListeningHere],
+) -> None:
+    client, here = listening
+    following = here.greeted(b"first")
+    session = client.wait(PATIENCE_S)
+    # A process that follows answers before the thread that notices it has noticed.
+    found = asked(client, session)
+    with here.greeted(b"second") as connection:
+        assert isinstance(found.exception(PATIENCE_S), DeviceGoneError)
+        with pytest.raises(EOFError):
+            connection.recv()
+    # It connects, and nobody is there to answer when the process ends.
+    found = asked(client, session)
+    with here.taken() as connection:
+        assert isinstance(connection.recv(), Hello)
+        following.close()
+        assert isinstance(found.exception(PATIENCE_S), DeviceGoneError)
+    with here.greeted(b"third"):
+        assert client.wait(PATIENCE_S, after=session) == b"third"
+
+
+@contextmanager
+def no_more_files(pid: int) -> Iterator[None]:
+    """Within it, a process can open no more files."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_process_that_can_open_no_more_files_finds_the_device_again_later() -> None:
+    program = (
+        "import sys\n"
+        "from limelens.serve.bundle.remote.device_client import device_client\n"
+        "client = device_client(sys.argv[1])\n"
+        "session = client.wait(120)\n"
+        "print('here', flush=True)\n"
+        "print(client.wait(120, after=session).decode(), flush=True)\n"
+    )
+    with owned_device("cuda") as owned:
+        here = ListeningHere(owned.listener)
+        address = owned.name.removeprefix(DEVICE_PROCESS)
+        worker = subprocess.Popen(
+            [sys.executable, "-c", program, address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        with worker:
+            with ExitStack() as limited:
+                with here.greeted(b"first"):
+                    assert worker.stdout.readline() == "here\n"
+                    limited.enter_context(no_more_files(worker.pid))
+                assert "Too many open files" in worker.stderr.readline()
+            with here.greeted(b"second"):
+                assert worker.stdout.readline() == "second\n"
+
+
+def test_an_owner_that_can_open_no_more_files_lets_workers_in_later(
+    owner: StrictOwner, path: Path
+) -> None:
+    load_bundle(path, owner.device)
+    address = owner.device.removeprefix(DEVICE_PROCESS)
+    with no_more_files(owner.pid):
+        clients = [DeviceClient(address) for _ in range(2)]  # as those of other workers
+        # It waits for the next with a descriptor in its hand.
+        with pytest.raises(DeviceGoneError):
+            assert [one.wait(1.0) for one in clients]
+    for one in clients:
+        assert one.wait(PATIENCE_S) == device_client(address).session
+
+
+def test_an_owner_keeps_no_descriptor_of_a_batch_that_it_cannot_use(owner: StrictOwner) -> None:
+    client = device_client(owner.device.removeprefix(DEVICE_PROCESS))
+    session = client.wait(PATIENCE_S)
+    batch = SharedBatch.create(BatchShape(1, (8, 8), ()))
+
+    def num_files() -> int:
+        with pytest.raises(DeviceGoneError):
+            client.request(session, MapBatch(1, 1, batch.shape), batch.file)
+        return sum(1 for _ in Path(f"/proc/{owner.pid}/fd").iterdir())
+
+    assert num_files() == num_files()
 
 
 def test_errors_of_the_device_s_process_are_raised_here(
@@ -171,13 +338,13 @@ def test_a_model_is_closed_there_when_nobody_here_needs_it(owner: StrictOwner, p
     bundle.predict(random_images(3))
     assert isinstance(bundle.runs, RemoteRuns)
     client, model = device_client(owner.device.removeprefix(DEVICE_PROCESS)), bundle.runs.model
-    assert client.request(PrepareSizes(model))
+    assert client.request(client.session, PrepareSizes(model))
     bundle = None
     gc.collect()
 
     def is_closed() -> bool:
         try:
-            client.request(PrepareSizes(model))
+            client.request(client.session, PrepareSizes(model))
         except DeviceGoneError:
             return True
         return False
@@ -225,7 +392,7 @@ def test_without_its_supervisor_it_stays_until_nobody_needs_it(
 def test_the_memory_of_a_batch_holds_its_arrays_and_cannot_shrink() -> None:
     shape = BatchShape(3, (5, 7), (("probabilities", 2), ("embedding", 3)))
     batch = SharedBatch.create(shape)
-    other = SharedBatch.over(os.dup(batch.file), shape)
+    other = SharedBatch.over(batch.file, shape)
     batch.images[:] = 7
     for number, values in enumerate(batch.outputs.values()):
         values[:] = number + 0.5
@@ -236,7 +403,7 @@ def test_the_memory_of_a_batch_holds_its_arrays_and_cannot_shrink() -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(batch.file, 10)
     with pytest.raises(ValueError, match="length is greater than file size"):
-        SharedBatch.over(os.dup(batch.file), BatchShape(300, (50, 70), ()))
+        SharedBatch.over(batch.file, BatchShape(300, (50, 70), ()))
 
 
 def test_only_processes_of_the_same_user_are_answered() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,35 @@ def test_calls_in_flight_are_finished_however_the_server_ends(owned: Callable[..
             until(lambda gone=children: not any(map(is_alive, gone)))  # type: ignore[misc]
         assert load.codes == {grpc.StatusCode.UNAVAILABLE}
         assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
+
+
+@pytest.mark.ci
+def test_a_server_is_not_ready_until_its_models_are_open_on_the_device(
+    owned: Callable[..., Fleet], own_port: Callable[[], int]
+) -> None:
+    http = f"127.0.0.1:{own_port()}"
+    server = owned("--http", http)
+
+    def readiness() -> str:
+        try:
+            with urllib.request.urlopen(f"http://{http}/readyz", timeout=60) as page:
+                return str(page.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+
+    assert readiness() == "ok\n"
+    owner = server.owner
+    until(lambda: len(server.owners) == 2)  # one that will replace it
+    (spare,) = {*server.owners} - {owner}
+    os.kill(spare, signal.SIGSTOP)  # so that it takes as long as a large model
+    os.kill(owner, signal.SIGKILL)
+    until(lambda: server.owners == (spare,))
+    stub = server.stub()
+    until(lambda: stub.Classify.future(GREEN).code() is grpc.StatusCode.UNAVAILABLE)
+    until(lambda: readiness() == "a device is starting anew\n")
+    for _ in range(50):
+        assert readiness() == "a device is starting anew\n"
+    os.kill(spare, signal.SIGCONT)
+    until(lambda: readiness() == "ok\n")
+    stubs = server.stubs()
+    until(lambda: all(map(answers, stubs)))

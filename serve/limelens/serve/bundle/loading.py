@@ -34,7 +34,12 @@ from limelens.serve.bundle.execution.perturbing import (
 from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.folder import FILE_NAME, look_at, version_of
 from limelens.serve.bundle.metadata import CLASSIFYING, Metadata, Task
-from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS, device_client
+from limelens.serve.bundle.remote.device_client import (
+    DEVICE_PROCESS,
+    DeviceClient,
+    DeviceGoneError,
+    device_client,
+)
 from limelens.serve.bundle.remote.protocol import OpenModel
 from limelens.serve.bundle.remote.runs import RemoteRuns
 from limelens.serve.bundle.session import Bundle, ExplanationRows, refusing_failures
@@ -42,6 +47,10 @@ from limelens.serve.errors import BundleError, MissingExtraError, ProviderError
 from limelens.serve.wording import first_line
 
 _NEAR_ONE: Final = 1e-3
+_STARTING_S: Final = 60.0
+"""How long to wait for the process that owns a device."""
+_MOST_LOST: Final = 2
+"""A model is refused once that process ended so often while it loaded it."""
 _log = logging.getLogger(__name__)
 
 
@@ -103,6 +112,7 @@ def load_bundle(
             task.
         InvalidRequestError: There is no such kind of device.
         ProviderError: `cuda` was asked for and cannot be used.
+        DeviceGoneError: No process owns the device.
         MissingExtraError: onnxruntime is not installed.
     """
     is_remote = device.startswith(DEVICE_PROCESS)
@@ -118,9 +128,7 @@ def load_bundle(
     if is_remote:
         tasks = frozenset({metadata.task})
         message = OpenModel(0, path, data, metadata.to_props(), tasks, max_batch_size, few_sizes)
-        bundle = _remote(message, metadata, device, chunk=chunk)
-        _check_golden(bundle)
-        return bundle
+        return _patiently_remote(message, metadata, device, chunk=chunk)
     onnxruntime = load_runtime(device)
     size = metadata.resize.height, metadata.resize.width
     found, reason = None, ""
@@ -256,9 +264,32 @@ def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:
         raise BundleError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
 
 
-def _remote(message: OpenModel, metadata: Metadata, device: str, *, chunk: int | None) -> Bundle:
+def _patiently_remote(
+    message: OpenModel, metadata: Metadata, device: str, *, chunk: int | None
+) -> Bundle:
+    """As `_remote`; if that process ends meanwhile, tried again in its replacement."""
+    client = device_client(device.removeprefix(DEVICE_PROCESS))
+    session = b""
+    for _ in range(_MOST_LOST):
+        session = client.wait(_STARTING_S, after=session)
+        try:
+            bundle = _remote(client, message, metadata, chunk=chunk)
+            _check_golden(bundle)
+        except DeviceGoneError:
+            _log.warning("%s: the device was lost while it was loaded", message.path)
+        else:
+            return bundle
+    raise BundleError(
+        f"{message.path}: the process that owns the device ended {_MOST_LOST} times while it "
+        "loaded it"
+    )
+
+
+def _remote(
+    client: DeviceClient, message: OpenModel, metadata: Metadata, *, chunk: int | None
+) -> Bundle:
     """A bundle whose sessions are in the process that owns the device."""
-    client, path = device_client(device.removeprefix(DEVICE_PROCESS)), message.path
+    path = message.path
     runs = RemoteRuns(client, message, (metadata.resize.height, metadata.resize.width))
     return Bundle(
         metadata=metadata,

@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 
 from limelens.serve.bundle.execution.batch_sizes import Runs, batch_sizes
 from limelens.serve.bundle.metadata import Metadata, Task
-from limelens.serve.errors import BundleError, InvalidRequestError, ModelOutputError
+from limelens.serve.errors import (
+    BundleError,
+    InvalidRequestError,
+    ModelOutputError,
+    UnavailableError,
+)
 from limelens.serve.wording import first_line
 
 if TYPE_CHECKING:
@@ -265,6 +270,8 @@ def refusing_failures(path: Path) -> Iterator[None]:
     """Turns whatever a runtime raises for a graph that it could load into a `BundleError`."""
     try:
         yield
+    except UnavailableError:  # no fault of the graph
+        raise
     except ModelOutputError as error:
         raise BundleError(f"{path}: {error}") from error
     except Exception as error:

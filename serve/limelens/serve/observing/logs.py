@@ -6,6 +6,7 @@ The level applies to limelens only: at DEBUG, other libraries log what they read
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pythonjsonlogger.json import JsonFormatter
@@ -21,13 +22,20 @@ _CONTROL[0x2028] = "\\u2028"
 _CONTROL[0x2029] = "\\u2029"
 
 
-def set_up_logs(level: int, log_format: LogFormat = "text", *, worker: int | None = None) -> None:
+def set_up_logs(
+    level: int,
+    log_format: LogFormat = "text",
+    *,
+    worker: int | None = None,
+    device: str | None = None,
+) -> None:
     """Logs to stderr, unless logging is set up already.
 
     Args:
         level: The lowest level for limelens; for other libraries it is at least INFO.
         log_format: `text` writes lines for people, `json` an object on each line.
         worker: This process's number if several share a port.
+        device: The device that this process owns for others.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -38,7 +46,7 @@ def set_up_logs(level: int, log_format: LogFormat = "text", *, worker: int | Non
         else _Line(_TEXT)
     )
     handler.addFilter(_is_wanted)
-    handler.addFilter(_AddFields(worker))
+    handler.addFilter(_AddFields({"worker": worker, "device": device}))
     logging.basicConfig(level=level, handlers=[handler])
     logging.captureWarnings(True)  # otherwise libraries would print theirs unformatted
 
@@ -48,11 +56,11 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 
 class _AddFields(logging.Filter):
-    """Adds the worker and the current call's fields to each line; drops none."""
+    """Adds what the process is and the current call's fields to each line; drops none."""
 
-    def __init__(self, worker: int | None) -> None:
+    def __init__(self, process: Mapping[str, object]) -> None:
         super().__init__()
-        self._fields = {} if worker is None else {"worker": worker}
+        self._fields = {name: value for name, value in process.items() if value is not None}
 
     def filter(self, record: logging.LogRecord) -> bool:
         call = current_call.get()

@@ -13,16 +13,18 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -56,10 +58,13 @@ from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.processes.channel import Channel, receive_first
 from limelens.serve.processes.joined_batches import HandedBatch, JoinedBatches
 from limelens.serve.processes.messages import DeviceAssignment
+from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.wording import first_line
 
 T = TypeVar("T")
 
+_PAUSE_S: Final = 0.5
+"""Before the next worker is let in, when this process has no file or thread left."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -82,6 +87,12 @@ class _Share:
     batches: dict[int, SharedBatch] = field(default_factory=dict)
     explanations: dict[int, RowModel] = field(default_factory=dict)
 
+    def map(self, message: MapBatch, file: int) -> None:
+        """Maps a batch's memory."""
+        batch = SharedBatch.over(file, message.shape)
+        self.model.runs.thread.call(lambda: pin(batch.memory))
+        self.batches[message.batch] = batch
+
     def close(self) -> None:
         """Frees the memory, in the device's thread, where it cannot disturb a capture."""
         self.explanations.clear()
@@ -94,6 +105,25 @@ class _Worker:
 
     num_connections: int = 0
     shares: dict[int, _Share] = field(default_factory=dict)
+
+
+class _Connection(Connection):
+    """One that a thread closes while another may answer on it.
+
+    The answer would otherwise reach whoever is connected under its number by then.
+    """
+
+    def __init__(self, handle: int) -> None:
+        super().__init__(handle)
+        self._using = threading.Lock()
+
+    def send(self, obj: Any) -> None:
+        with self._using:
+            super().send(obj)
+
+    def close(self) -> None:
+        with self._using:
+            super().close()
 
 
 def _open(opened: Mapping[int, T], number: int) -> T:
@@ -116,6 +146,7 @@ class DeviceOwner:
 
     def __init__(self, assignment: DeviceAssignment) -> None:
         self._assignment = assignment
+        self._name = secrets.token_bytes(16)
         self._lock = threading.Lock()
         self._is_left = threading.Condition(self._lock)
         self._workers: dict[bytes, _Worker] = {}
@@ -130,12 +161,16 @@ class DeviceOwner:
     def listen(self, listener: socket.socket) -> None:
         """Takes connections, for ever."""
         while True:
-            end, _ = listener.accept()
-            if not is_same_user(end, os.getuid()):
-                end.close()
-                continue
-            connection = Connection(end.detach())
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            try:
+                end, _ = listener.accept()
+                with end:
+                    if is_same_user(end, os.getuid()):
+                        given = (_Connection(end.detach()),)
+                        threading.Thread(target=self._converse, args=given, daemon=True).start()
+            # No more files or threads; those there are go on.
+            except (OSError, RuntimeError) as error:
+                _log.error("a worker cannot connect: %s", error)
+                time.sleep(_PAUSE_S)
 
     def wait_until_left(self) -> None:
         """Waits until no worker is connected any more."""
@@ -149,7 +184,7 @@ class DeviceOwner:
                 worker = self._workers.setdefault(hello.token, _Worker())
                 worker.num_connections += 1
             try:
-                connection.send(None)
+                connection.send(self._name)
                 while True:
                     self._answer(connection, worker, connection.recv())
             finally:
@@ -174,7 +209,7 @@ class DeviceOwner:
                 return
             answer = self._handled(connection, worker, message)
         except LimelensError as error:
-            answer = error
+            answer = error.with_traceback(None)  # which would keep what was open
         # A runtime may raise anything.
         except Exception as error:
             _log.exception("%s failed", type(message).__name__)
@@ -200,13 +235,14 @@ class DeviceOwner:
         if isinstance(message, MapBatch):
             # First, so that nobody takes the descriptor for the next message.
             file = recv_handle(connection)
+            try:
+                _open(worker.shares, message.model).map(message, file)
+            finally:
+                os.close(file)
+            return None
         share = _open(worker.shares, message.model)
         model = share.model
         match message:
-            case MapBatch():
-                batch = SharedBatch.over(file, message.shape)
-                model.runs.thread.call(lambda: pin(batch.memory))
-                share.batches[message.batch] = batch
             case PrepareSizes():
                 model.runs.prepare_all(batch_sizes(model.max_batch_size))
                 return Ran(model.runs.sizes)
@@ -288,7 +324,8 @@ def main() -> None:
     end = socket.socket(fileno=int(sys.argv[1]))
     listener = socket.socket(fileno=int(sys.argv[2]))
     assignment: DeviceAssignment = receive_first(end)
-    set_up_logs(assignment.log_level, assignment.log_format)
+    set_up_logs(assignment.log_level, assignment.log_format, device=assignment.device)
+    allow_many_connections()
     load_runtime(assignment.device)  # now, when nobody waits for it
     asyncio.run(_follow(DeviceOwner(assignment), end, listener))
     # Python's own exit would unload libraries under the device's thread.

@@ -124,6 +124,7 @@ class Supervisor:
         self._may_serve = asyncio.Event()  # versions are loaded
         self._complete = asyncio.Event()  # all workers have served once
         self._stopping = asyncio.Event()
+        self._are_workers_gone = False  # for good
         self._num_restarts = 0
         # In the order of results, and not on the loop, which a rollback waits for.
         self._recording = ThreadPoolExecutor(1, "limelens-results")
@@ -165,9 +166,10 @@ class Supervisor:
             return "going down"
         if not self._complete.is_set():
             return "starting"
-        if len(self._owners) < len(self._owned):
+        serving = tuple(self._serving.values())
+        if len(self._owners) < len(self._owned) or not all(one.has_device for one in serving):
             return "a device is starting anew"
-        return "" if self._serving else "no worker serves"
+        return "" if serving else "no worker serves"
 
     async def _start_serving(self, announce: Callable[[str], Any]) -> None:
         """Loads the models and waits until all workers serve."""
@@ -238,7 +240,14 @@ class Supervisor:
             *(number, share_of(self._config, number, self._owned), self._counts_folder),
             proof_pause_s(self._manager),
         )
+        worker: WorkerProcess | None = None
+
+        def note_device(has_device: bool) -> None:
+            if worker is not None:
+                worker.has_device = has_device
+
         handlers: dict[str, Handler] = {
+            "device": note_device,
             "admit": admissions.admit,
             "leave": admissions.leave,
             "charge": admissions.charge,
@@ -285,6 +294,8 @@ class Supervisor:
         self._owners[device] = owner
         ended = asyncio.create_task(owner.ended())
         try:
+            if self._are_workers_gone:
+                owner.kill()
             await owner.request("own", timeout_s=LOAD_S)  # it starts
             await asyncio.wait((ended,), timeout=_SPARE_S)  # models load meanwhile
             if not ended.done():
@@ -347,6 +358,7 @@ class Supervisor:
         starting.cancel()
         await asyncio.gather(starting, *keeping, return_exceptions=True)
         # Only now: workers that finish their calls need the devices.
+        self._are_workers_gone = True
         for owner in self._owners.values():
             owner.kill()
         await asyncio.gather(*owning, return_exceptions=True)

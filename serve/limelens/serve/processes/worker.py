@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING
 
 from limelens.serve.bundle import Metadata
 from limelens.serve.bundle.loading import load_and_warm
-from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS, device_client
+from limelens.serve.bundle.remote.device_client import (
+    DEVICE_PROCESS,
+    DeviceClient,
+    device_client,
+)
 from limelens.serve.lifecycle import loop_factory
 from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.priority import lower_thread_priority
@@ -60,6 +64,7 @@ class Worker:
             self._metrics = Metrics(self._models)
         self._server: Server | None = None
         self._proofs: Proofs | None = None
+        self._device: DeviceClient | None = None
         self._proving: asyncio.Task[None] | None = None
         # One bundle at a time; with lower priority once calls are served.
         self._loading = ThreadPoolExecutor(1, "limelens-loading")
@@ -141,15 +146,22 @@ class Worker:
         self._server = Server(self._config, self._models, siblings=siblings, drift=drift)
         await self._server.start()
         if self._config.device.startswith(DEVICE_PROCESS):
-            client = device_client(self._config.device.removeprefix(DEVICE_PROCESS))
-            client.on_change = self._follow_device
+            self._device = device_client(self._config.device.removeprefix(DEVICE_PROCESS))
+            self._device.on_change = self._follow_device_from_thread
+            self._follow_device()  # it may have been lost before
         self._proofs = Proofs(self._server.runner, self._proof_pause_s)
         self._proving = asyncio.create_task(self._proofs.run())
 
-    def _follow_device(self, is_there: bool) -> None:
-        if self._server is not None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed
-                self._loop.call_soon_threadsafe(self._server.health.follow_device, is_there)
+    def _follow_device_from_thread(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._follow_device)
+
+    def _follow_device(self) -> None:
+        """Has the health and the supervisor know whether the device can be used now."""
+        assert self._device is not None
+        assert self._server is not None
+        self._server.health.follow_device(self._device.has_all)
+        self._channel.send("device", self._device.has_all)
 
     def _own_statistics(self, path: Path) -> Statistics:
         return Statistics() if self._server is None else self._server.runner.counting.of(path)

@@ -21,6 +21,8 @@ class WorkerProcess(ChildProcess):
     def __init__(self, name: str, process: asyncio.subprocess.Process, channel: Channel) -> None:
         super().__init__(name, process, channel)
         self.number = 0
+        self.has_device = True
+        """Whether its models can run now; only the owner of a device takes that away."""
         self._bundles: set[int] = set()
 
     @classmethod

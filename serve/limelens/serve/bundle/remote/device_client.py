@@ -2,18 +2,21 @@
 
 A request is sent on a connection of its own, so that threads do not wait for each other. While the
 device's process is gone, requests fail at once; a thread waits for its replacement, and then has
-everything opened again that this process had open. It knows nothing of models.
+everything opened again that this process had open. Each process of the device has a name of its
+own, so that no request meant for one reaches another. It knows nothing of models.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import queue
 import secrets
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -21,10 +24,12 @@ from multiprocessing.reduction import send_handle
 from typing import Any, Final, Protocol
 
 from limelens.serve.bundle.remote.protocol import Hello, Message, is_same_user
-from limelens.serve.errors import ProviderError, UnavailableError
+from limelens.serve.errors import UnavailableError
 
 DEVICE_PROCESS: Final = "process:"
 """Begins the name of a device that another process owns; the address of that process follows."""
+_PAUSE_S: Final = 1.0
+"""Before this process tries again what it could not do, such as to open one more file."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,56 +65,74 @@ class DeviceClient:
         self._address = address
         self._token = secrets.token_bytes(16)
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._session = b""
+        self._has_all = False
+        self._connections: set[Connection] = set()  # of the session, for requests
         self._idle: list[Connection] = []
-        self._connected = threading.Event()
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._unneeded: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.on_change: Callable[[bool], object] = lambda _is_there: None
-        """Called in a thread of the client's when the process is gone, and when a new one has
-        everything open."""
-        self.session = 0
-        """How many processes of the device there were so far."""
+        self.on_change: Callable[[], object] = lambda: None
+        """Called in a thread of the client's when `has_all` changed."""
         for work in (self._follow, self._tidy):
             name = f"limelens-device-{work.__name__.strip('_')}"
             threading.Thread(target=work, name=name, daemon=True).start()
 
-    def join(self, member: Member) -> None:
-        """Has a member reopened in every new process, for as long as it lives."""
+    @property
+    def session(self) -> bytes:
+        """Names the process of the device that there is now; empty while there is none."""
+        return self._session
+
+    @property
+    def has_all(self) -> bool:
+        """Whether the process is there and has everything open that this process needs."""
+        return self._has_all
+
+    def join(self, member: Member) -> bytes:
+        """Has a member reopened in every new process, for as long as it lives.
+
+        Returns:
+            The session after which that begins: the member must be open in it, if it is not empty.
+        """
         with self._lock:
             self._members.add(member)
+            return self._session
 
-    def wait(self, timeout_s: float) -> None:
-        """Waits until the process is there.
+    def wait(self, timeout_s: float, after: bytes = b"") -> bytes:
+        """Waits until a process is there, other than the one named `after`; returns its session.
 
         Raises:
             DeviceGoneError: It did not come in time.
         """
-        if not self._connected.wait(timeout_s):
-            raise DeviceGoneError("the process that owns the device does not answer")
+        with self._changed:
+            if self._changed.wait_for(lambda: self._session not in (b"", after), timeout_s):
+                return self._session
+        raise DeviceGoneError("the process that owns the device does not answer")
 
-    def request(self, message: Message, file: int | None = None) -> Any:
-        """Sends a message, and a descriptor with it, and waits for the answer.
+    def request(self, session: bytes, message: Message, file: int | None = None) -> Any:
+        """Sends a message to the process of a session, with a descriptor, and waits for the answer.
 
         Raises:
-            DeviceGoneError: The process is gone.
+            DeviceGoneError: That process is gone.
             Exception: What the process answered.
         """
-        if not self._connected.is_set():
-            raise DeviceGoneError()
-        session, connection = self.session, self._borrowed()
         try:
-            connection.send(message)
-            if file is not None:
-                send_handle(connection, file, 0)
-            answer = connection.recv()
-        except (OSError, EOFError):
-            connection.close()
+            connection = self._borrowed(session)
+            try:
+                connection.send(message)
+                if file is not None:
+                    send_handle(connection, file, 0)
+                answer = connection.recv()
+            except BaseException:
+                self._close(connection)
+                raise
+        except (OSError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise DeviceGoneError(f"the device cannot be reached: {error.strerror}") from None
             raise DeviceGoneError() from None
-        except BaseException:
-            connection.close()
-            raise
         with self._lock:
-            is_current = session == self.session and self._connected.is_set()
+            # Those of a session that is over are not needed again.
+            is_current = connection in self._connections
             if is_current:
                 self._idle.append(connection)
         if not is_current:
@@ -125,21 +148,41 @@ class DeviceClient:
         """
         self._unneeded.put(message)
 
-    def _borrowed(self) -> Connection:
+    def _borrowed(self, session: bytes) -> Connection:
+        """A connection to the process of a session."""
         with self._lock:
+            self._check(session)
             if self._idle:
                 return self._idle.pop()
         connection = self._connect()
-        connection.send(Hello(self._token))
-        connection.recv()
+        try:
+            with self._lock:
+                self._check(session)
+                self._connections.add(connection)  # from now on the end of the session ends it
+            connection.send(Hello(self._token))
+            # The process that follows may have been faster than the thread that notices.
+            if connection.recv() != session:
+                raise DeviceGoneError()
+        except BaseException:
+            self._close(connection)
+            raise
         return connection
+
+    def _check(self, session: bytes) -> None:
+        if not session or session != self._session:
+            raise DeviceGoneError()
+
+    def _close(self, connection: Connection) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+        connection.close()
 
     def _connect(self) -> Connection:
         end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             end.connect("\0" + self._address)
             if not is_same_user(end, os.getuid()):
-                raise ProviderError("another user's process answers for the device")
+                raise ConnectionRefusedError("another user's process answers for the device")
         except BaseException:
             end.close()
             raise
@@ -151,50 +194,83 @@ class DeviceClient:
             try:
                 connection = self._connect()
             # The supervisor listens for all processes of the device, so it is gone too.
-            except (OSError, ProviderError) as error:
+            except ConnectionRefusedError as error:
                 _log.error("no process owns the device any more: %s", error)
                 return
+            except OSError as error:
+                _log.error("the device cannot be reached: %s", error)
+                time.sleep(_PAUSE_S)
+                continue
             with contextlib.suppress(OSError, EOFError), connection:
                 connection.send(Hello(self._token))
-                connection.recv()
-                with self._lock:
-                    self.session += 1
-                    members = list(self._members) if self.session > 1 else []
-                self._connected.set()
-                for member in members:
-                    _tried(member.reopen)
-                self.on_change(True)
-                for member in members:
-                    _tried(member.prepare_again)
-                members.clear()
-                connection.recv()
-            with self._lock:
-                self._connected.clear()
-                idle, self._idle = self._idle, []
-            self.on_change(False)
-            for one in idle:
-                one.close()
+                self._follow_session(connection, connection.recv())
+            self._leave_session()
+
+    def _follow_session(self, connection: Connection, session: bytes) -> None:
+        """Has everything opened in a new process, and waits for its end.
+
+        Raises:
+            EOFError: It has ended.
+        """
+        with self._changed:
+            unopened = weakref.WeakSet(self._members)
+            self._session = session
+            self._changed.notify_all()
+        while not self._try(unopened, lambda member: member.reopen()):
+            if connection.poll(_PAUSE_S):
+                raise EOFError
+        self._report(has_all=True)
+        with self._lock:
+            unprepared = weakref.WeakSet(self._members)
+        self._try(unprepared, lambda member: member.prepare_again())
+        connection.recv()
+
+    def _try(self, members: weakref.WeakSet[Member], work: Callable[[Member], None]) -> bool:
+        """Does something for members, and takes those out for which it succeeds.
+
+        Returns:
+            Whether none is left.
+
+        Raises:
+            EOFError: The process has ended.
+        """
+        for member in tuple(members):
+            try:
+                work(member)
+            except DeviceGoneError:
+                raise EOFError from None
+            # The device may have more memory later, or the next process of it.
+            except Exception:
+                _log.exception("a model could not be opened again")
+            else:
+                members.discard(member)
+        return not members
+
+    def _leave_session(self) -> None:
+        with self._lock:
+            self._session = b""
+            idle, self._idle = self._idle, []
+            connections, self._connections = self._connections, set()
+            for one in connections:
+                # Wakes the thread that waits for an answer, and closes it.
+                with (
+                    contextlib.suppress(OSError),
+                    socket.fromfd(one.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end,
+                ):
+                    end.shutdown(socket.SHUT_RDWR)
+        for one in idle:
+            one.close()
+        self._report(has_all=False)
+
+    def _report(self, *, has_all: bool) -> None:
+        self._has_all = has_all
+        self.on_change()
 
     def _tidy(self) -> None:
         while True:
             message = self._unneeded.get()
             with contextlib.suppress(Exception):
-                self.request(message)
-
-
-def _tried(work: Callable[[], None]) -> None:
-    """Does what must not end the thread unless the process is gone.
-
-    Raises:
-        EOFError: It is.
-    """
-    try:
-        work()
-    except DeviceGoneError:
-        raise EOFError from None
-    # The next process may do better.
-    except Exception:
-        _log.exception("a model could not be opened again")
+                self.request(self._session, message)
 
 
 _clients: Final[dict[str, DeviceClient]] = {}

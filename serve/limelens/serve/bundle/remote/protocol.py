@@ -23,7 +23,7 @@ _CREDENTIALS: Final = struct.Struct("3i")  # process, user and group
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message on a connection: None, once the process is ready.
+    """The first message on a connection: bytes that no other process answers, once it is ready.
 
     Args:
         token: The same on all connections of one process. What it opened is closed with the last.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,14 +36,8 @@ from limelens.serve.bundle.remote.protocol import (
     TensorInfo,
 )
 from limelens.serve.bundle.remote.shared_batch import BatchShape, SharedBatch
-from limelens.serve.errors import BundleError
 
-_STARTING_S: Final = 60.0
-"""How long to wait for the device's process when a model is opened."""
-_MOST_LOST: Final = 2
-"""A model is refused once the device's process ended so often while it opened it."""
 _numbers: Final = itertools.count(1)
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,7 @@ class RemoteRuns:
     Raises:
         BundleError: It cannot be opened there.
         ProviderError: The device cannot be used.
-        DeviceGoneError: No process owns the device.
+        DeviceGoneError: No process owns the device, or it ended.
     """
 
     def __init__(
@@ -85,15 +78,16 @@ class RemoteRuns:
         self._input_size = input_size
         self._thread = device_thread(client.name)
         self._stagings: list[Staging] = []
-        self._mapped: weakref.WeakKeyDictionary[Staging, tuple[int, int]] = (
+        self._mapped: weakref.WeakKeyDictionary[Staging, tuple[bytes, int]] = (
             weakref.WeakKeyDictionary()
         )
         self._is_prepared = False
         self._chunk = 0
-        self._session = 0  # of the client, in which the model was opened
-        self._open_patiently()
+        self._session = b""  # of the client, in which the model is open
+        self._open()
         weakref.finalize(self, client.send_later, CloseModel(self.model)).atexit = False
-        client.join(self)
+        if client.join(self) not in (b"", self._session):
+            raise DeviceGoneError()
 
     @property
     def model(self) -> int:
@@ -177,10 +171,8 @@ class RemoteRuns:
         return [staging.outputs[name][:count].copy() for name in outputs]
 
     def request(self, message: Message, file: int | None = None) -> Any:
-        """As `DeviceClient.request`, of a process that has the model open."""
-        if self._session != self._client.session:
-            raise DeviceGoneError()
-        return self._client.request(message, file)
+        """As `DeviceClient.request`, of the process that has the model open."""
+        return self._client.request(self._session, message, file)
 
     def send_later(self, message: Message) -> None:
         """See `DeviceClient.send_later`."""
@@ -198,24 +190,9 @@ class RemoteRuns:
         if self._chunk:
             self.request(PrepareRows(self.model, self._chunk))
 
-    def _open_patiently(self) -> None:
-        for num_lost in range(1, _MOST_LOST + 1):
-            self._client.wait(_STARTING_S)
-            try:
-                self._open()
-            except DeviceGoneError:
-                _log.warning("%s: the device was lost while it was opened", self._message.path)
-                if num_lost == _MOST_LOST:
-                    raise BundleError(
-                        f"{self._message.path}: the process that owns the device ended {num_lost} "
-                        "times while it loaded it"
-                    ) from None
-            else:
-                return
-
     def _open(self) -> None:
         session = self._client.session
-        self._opened: Opened = self._client.request(self._message)
+        self._opened: Opened = self._client.request(session, self._message)
         self._session = session
 
     def _run_part(
@@ -230,10 +207,11 @@ class RemoteRuns:
 
     def _number_of(self, staging: SharedBatch) -> int:
         """The batch's number in the device's process, which maps it first if it is new there."""
-        session, number = self._mapped.get(staging, (0, 0))
+        session, number = self._mapped.get(staging, (b"", 0))
         if session != self._session:
             session, number = self._session, next(_numbers)
-            self.request(MapBatch(self.model, number, staging.shape), staging.file)
+            message = MapBatch(self.model, number, staging.shape)
+            self._client.request(session, message, staging.file)
             self._mapped[staging] = session, number
         return number
 

@@ -11,7 +11,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +67,13 @@ class SharedBatch(Staging):
     Args:
         memory: All of it.
         outputs: By name `(size, length)` float32, written by the process that runs the batch.
-        file: Descriptor of the memory, to be sent; closed with this object.
+        file: Descriptor of the memory, to be sent, in the process that allocated it; else -1.
     """
 
     shape: BatchShape
     memory: NDArray[np.uint8] = field(repr=False)
     outputs: Mapping[str, NDArray[np.float32]] = field(repr=False)
-    file: int
+    file: int = -1
 
     @classmethod
     def create(cls, shape: BatchShape) -> SharedBatch:
@@ -82,17 +82,17 @@ class SharedBatch(Staging):
         os.ftruncate(file, shape.num_bytes)
         # Whoever maps it can rely on its size.
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-        return cls.over(file, shape)
+        batch = replace(cls.over(file, shape), file=file)
+        weakref.finalize(batch, os.close, file).atexit = False
+        return batch
 
     @classmethod
     def over(cls, file: int, shape: BatchShape) -> SharedBatch:
-        """Maps a batch that was allocated, and takes its descriptor.
+        """Maps a batch that was allocated; its descriptor may be closed then.
 
         Raises:
             ValueError: It is smaller than its shape.
         """
         memory = np.frombuffer(mmap.mmap(file, shape.num_bytes), np.uint8)
         images, outputs = shape.arrays(memory)
-        batch = cls(images, shape, memory, outputs, file)
-        weakref.finalize(batch, os.close, file).atexit = False
-        return batch
+        return cls(images, shape, memory, outputs)
