@@ -19,12 +19,14 @@ from pathlib import Path
 from limelens.serve.bundle import Bundle
 from limelens.serve.bundle.devices import CPU
 from limelens.serve.bundle.folder import version_of
+from limelens.serve.bundle.remote.device_client import DeviceGoneError
 from limelens.serve.errors import BundleError, LimelensError, UnavailableError
 from limelens.serve.processes.messages import Epoch, Loaded, Stage
 from limelens.serve.processes.worker_process import WorkerProcess
 from limelens.serve.repository.model_repository import Repository
 from limelens.serve.repository.validation import Validate, Validator, read_validated
 
+_PAUSE_S = 0.1  # before a worker whose device is away is asked again
 _MOST_LOST = 2  # a bundle is refused once this many workers ended while they loaded it
 _log = logging.getLogger(__name__)
 
@@ -177,13 +179,24 @@ class Rollout:
         workers would differ in their last digits.
         """
         while number not in self._chunks and self._members:
-            with contextlib.suppress(UnavailableError):
+            try:
                 self._chunks[number] = await self._members[0].choose_chunk(number)
+            except UnavailableError:  # it is gone, or the device is for now
+                await asyncio.sleep(_PAUSE_S)
         chunk = self._chunks.get(number, 0)
         await asyncio.gather(
-            *(worker.choose_chunk(number, chunk) for worker in self._members),
+            *(self._take_chunk(worker, number, chunk) for worker in self._members),
             return_exceptions=True,
         )
+
+    async def _take_chunk(self, worker: WorkerProcess, number: int, chunk: int) -> None:
+        while worker in self._members and number in self.bundles:
+            try:
+                await worker.choose_chunk(number, chunk)
+            except UnavailableError:
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
 
     async def _load_on_one(self, number: int, found: Bundle) -> Loaded:
         """Tries a bundle on one worker first: a bundle that ends it does not reach the others."""
@@ -192,6 +205,8 @@ class Rollout:
             await self._wait_for_members()
             try:
                 loaded = await self._load_on(self._members[0], number, found)
+            except DeviceGoneError:  # no fault of the file
+                raise
             except UnavailableError as error:
                 lost.append(str(error))
             else:
@@ -215,6 +230,7 @@ class Rollout:
             return await worker.prepare(number, bundle)
         except UnavailableError:
             self.leave(worker)
+            worker.kill()  # if it is still there, it would serve an old state from now on
             raise
 
     async def _catch_up(self, worker: WorkerProcess) -> None:
