@@ -64,6 +64,13 @@ CASES = [
         ("evaluate", "{model}", "{divided}", "--split", "test"),
         "has the splits ['train']; expected 'test'",
     ),
+    (("evaluate", "{models}", "{data}"), "{models}: a model's folder; expected {version}"),
+    (("evaluate", "{models}", "{data}", "--card", "x"), "expected {version}"),
+    (("inspect", "{data}", "--run", "{models}"), "expected {version}"),
+    (("sign", "{models}", "--key", "gone"), "expected {version}"),
+    (("tune-explanations", "{models}", "{data}"), "expected {version}"),
+    (("bulk", "classify", "{data}", "--out", "x", "--model", "{models}"), "expected {version}"),
+    (("train", "{data}", "--teacher", "gone"), "gone does not exist"),
     (("calibrate", "gone", "{data}"), "gone does not exist"),
     (("export", "gone", "--name", "x"), "gone does not exist"),
     (("export", "{data}", "--name", "x"), "has neither best.pt nor last.pt"),
@@ -129,7 +136,14 @@ def test_paths_splits_and_labels_are_checked_at_once(data: Path, tmp_path: Path)
     bundle = tmp_path / "bundle" / "model.onnx"
     (bundle.parent / "README.md").mkdir(parents=True)
     bundle.symlink_to(MODEL)
-    names = {"data": data, "divided": divided, "model": bundle, "file": file}
+    names = {
+        "data": data,
+        "divided": divided,
+        "model": bundle,
+        "file": file,
+        "models": MODEL.parents[1],
+        "version": f"one of its versions, such as {MODEL.parent}",
+    }
     cases = CASES + OUTPUTS
     given = [[one.format(**names) for one in arguments] for arguments, _ in cases]
     done = subprocess.run(

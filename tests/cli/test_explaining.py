@@ -192,6 +192,21 @@ def test_a_folder_is_explained_and_unreadable_files_are_listed(
     assert "page.jpg" in shown.stderr
 
 
+def test_a_list_names_the_first_warning_of_each_image(
+    limelens: Run, model: Path, photos: Path
+) -> None:
+    few = ("--segmentation", "grid", "--num-segments", 30, "--num-samples", 20, "--seed", 5)
+    asked = ("explain", photos, "--model", model, "--device", "cpu", *few)
+    lines = limelens(*asked).stdout.splitlines()
+    warned = [one for one in limelens(*asked, "--json").json if one.get("warnings")]
+    assert any(len(one["warnings"]) > 1 for one in warned)
+    for one in warned:
+        first, *others = one["warnings"]
+        (line,) = (line for line in lines if line.startswith(f"{one['path']}:"))
+        assert f"  warning: {first}" in line
+        assert (f"(and {len(others)} more warning" in line) == bool(others)
+
+
 class Page(HTMLParser):
     """The cards' names in their order, and where images come from."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.bundle.checks import check_bundle, read_bundle_file
-from limelens.serve.bundle.folder import FILE_NAME, version_of
+from limelens.serve.bundle.folder import bundle_in, version_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ModelFile:
         """
         path = Path(path)
         if path.is_dir():
-            path = path / FILE_NAME
+            path = bundle_in(path)
         checked = read_bundle_file(path)
         bundle = load_bundle(path, "cpu", num_threads=1, read=lambda _path: checked)
         return cls(path, bundle.digest, device, checked[0]), bundle

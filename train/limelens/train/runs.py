@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from limelens.serve.bundle.folder import FILE_NAME, bundle_in
 from limelens.serve.errors import LimelensError
 from limelens.serve.folders import label_name
 from limelens.train import run_lock
@@ -50,15 +51,19 @@ def read_rows(run: Path) -> list[dict[str, float]]:
 
 def is_bundle(run_or_model: Path) -> bool:
     """Whether a path names a bundle, rather than a run or a checkpoint."""
-    return run_or_model.suffix == ".onnx" or (run_or_model / "model.onnx").exists()
+    return run_or_model.suffix == ".onnx" or (run_or_model / FILE_NAME).exists()
 
 
 def check_run_or_model(path: Path) -> None:
     """Refuses a path that is neither a run, nor a checkpoint, nor a bundle.
 
     Notes it if it is a run that is still written.
+
+    Raises:
+        CheckpointError: It is none of these.
+        BundleError: It is the folder of a model, whose versions are bundles.
     """
-    if not (path.is_file() or holds_run(path) or (path / "model.onnx").exists()):
+    if not (path.is_file() or holds_run(path) or bundle_in(path).exists()):
         found = "a folder without best.pt, last.pt or model.onnx" if path.is_dir() else "not there"
         raise CheckpointError(
             f"{path} is {found}{_so_far(path)}; expected a run of `limelens train`, a .pt "
@@ -113,12 +118,13 @@ def check_training(
     Raises:
         DataError: The data cannot be used.
         ConfigError: `out` holds a run, or the data lacks an alert label.
-        CheckpointError: The run to start from does not exist.
+        CheckpointError: The run to start from, or to learn from, does not exist.
     """
     if not resume and holds_run(out):
         raise holds_run_error(out)
-    if config.start_from is not None:
-        check_run(Path(config.start_from))
+    for other in (config.start_from, config.teacher):
+        if other is not None:
+            check_run(Path(other))
     listing = list_data(data, images, config.task)
     check_alert_labels(config.alert_labels, listing.labels)
     if macro is not None:

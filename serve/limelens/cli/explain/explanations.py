@@ -18,6 +18,7 @@ from rich.progress import TextColumn
 from limelens.cli.classifying import print_one
 from limelens.cli.terminal.faces import describe_face, face_document
 from limelens.cli.terminal.printing import err, out, progress_bar
+from limelens.serve.wording import counted
 
 if TYPE_CHECKING:
     from limelens.explain import Faithfulness
@@ -148,8 +149,9 @@ def _reasons(document: dict[str, Any]) -> str:
         f"R2 {one['score']:.2f}, stability {one['stability']:.2f}"
         for one in document["explanations"]
     )
-    count = len(document["warnings"])
-    warned = f"  [yellow]{count} warning{'s' if count > 1 else ''}[/]" if count else ""
+    first, *others = document["warnings"] or [""]
+    more = f" (and {counted(len(others), 'more warning')})" if others else ""
+    warned = f"  [yellow]warning: {escape(first)}{more}[/]" if first else ""
     return f"{truth}   {reasons}{warned}"
 
 

@@ -110,10 +110,10 @@ def evaluate(
 
     if faces.wanted and report is not None:
         raise typer.BadParameter("--report explains whole images; expected it without --faces")
-    if card is not None and not is_bundle(run_or_model):
-        raise typer.BadParameter(f"{run_or_model} is no bundle; a card lies beside a bundle")
     # Checked before torch is loaded, which takes seconds.
     check_run_or_model(run_or_model)
+    if card is not None and not is_bundle(run_or_model):
+        raise typer.BadParameter(f"{run_or_model} is no bundle; a card lies beside a bundle")
     card_path = (run_or_model if run_or_model.is_dir() else run_or_model.parent) / "README.md"
     if card is not None:
         writable_file(card_path)

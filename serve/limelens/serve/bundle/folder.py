@@ -109,6 +109,21 @@ def look_at(model: Path) -> Entry | None:
     return Entry(versions, problem)
 
 
+def bundle_in(folder: Path) -> Path:
+    """The file of the bundle in a version's folder, which may be missing.
+
+    Raises:
+        BundleError: It is a model's folder; the message names the newest of its versions.
+    """
+    file = folder / FILE_NAME
+    if not file.exists() and (entry := look_at(folder)) is not None and entry.versions:
+        newest = entry.versions[max(entry.versions)].parent
+        raise BundleError(
+            f"{folder}: a model's folder; expected one of its versions, such as {newest}"
+        )
+    return file
+
+
 def version_of(path: Path) -> int:
     """The version of a bundle by its folder's name; 0 if it is not in a model repository."""
     return _version(path.parent.name)

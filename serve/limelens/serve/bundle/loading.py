@@ -32,7 +32,7 @@ from limelens.serve.bundle.execution.perturbing import (
     with_perturbation,
 )
 from limelens.serve.bundle.execution.prepared import DevicePlacement
-from limelens.serve.bundle.folder import FILE_NAME, look_at, version_of
+from limelens.serve.bundle.folder import bundle_in, version_of
 from limelens.serve.bundle.metadata import CLASSIFYING, Metadata, Task
 from limelens.serve.bundle.remote.device_client import (
     DEVICE_PROCESS,
@@ -119,7 +119,7 @@ def load_bundle(
     index = None if is_remote else gpu_index(device)
     path = Path(path)
     if path.is_dir():
-        path = _in_folder(path)
+        path = bundle_in(path)
     data, metadata = read(path)
     if metadata.task not in tasks:
         raise BundleError(
@@ -244,17 +244,6 @@ def rows_of(
             return None
 
     return ExplanationRows(open_rows, chunk)
-
-
-def _in_folder(folder: Path) -> Path:
-    """The bundle in a version's folder; a model's folder is refused by naming its versions."""
-    file = folder / FILE_NAME
-    if not file.exists() and (entry := look_at(folder)) is not None and entry.versions:
-        newest = entry.versions[max(entry.versions)].parent
-        raise BundleError(
-            f"{folder}: a model's folder; expected one of its versions, such as {newest}"
-        )
-    return file
 
 
 def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:

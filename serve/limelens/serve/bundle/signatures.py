@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from limelens.serve.bundle.folder import FILE_NAME, bundle_in
 from limelens.serve.errors import BundleError, MissingExtraError, SigningError
 from limelens.serve.files import write_whole
 from limelens.serve.wording import first_line
 
 SIGNATURE_NAME: Final = "model.sig"
-_FILE_NAME: Final = "model.onnx"
 _MAX_BYTES: Final = 1024 * 1024
 
 
@@ -34,9 +34,9 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
         MissingExtraError: `limelens[signing]` is not installed.
     """
     signing = _library("signing")
-    path = path / _FILE_NAME if path.is_dir() else path
-    if path.name != _FILE_NAME or not path.is_file():
-        raise SigningError(f"{path}: no bundle; expected {_FILE_NAME}, or a folder that holds it")
+    path = bundle_in(path) if path.is_dir() else path
+    if path.name != FILE_NAME or not path.is_file():
+        raise SigningError(f"{path}: no bundle; expected {FILE_NAME}, or a folder that holds it")
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except Exception as error:
@@ -80,7 +80,7 @@ def check_signature(data: bytes, path: Path, public_keys: Sequence[Path]) -> Non
         raise BundleError(f"{beside}: {_MAX_BYTES:,} bytes or more; expected a signature")
     reasons = []
     with tempfile.TemporaryDirectory(prefix="limelens-") as folder:
-        copy, copied = Path(folder, _FILE_NAME), Path(folder, SIGNATURE_NAME)
+        copy, copied = Path(folder, FILE_NAME), Path(folder, SIGNATURE_NAME)
         copy.write_bytes(data)
         copied.write_bytes(signature)
         for key in public_keys:
