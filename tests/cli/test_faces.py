@@ -107,7 +107,7 @@ def test_least_size_score_and_number_of_faces_are_options(
 def test_boxes_and_decisions_are_drawn(
     limelens: Run, asked: tuple[str, ...], door: Path, hall: Path, tmp_path: Path
 ) -> None:
-    drawn = tmp_path / "new" / "drawn.png"
+    drawn = tmp_path / "drawn.png"
     result = limelens("classify", door, "--faces", "--draw", drawn, *asked)
     assert f"Wrote {drawn}" in result.stdout
     assert pixels_of(drawn).shape == (480, 640, 3)

@@ -65,6 +65,11 @@ def contents(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
+def said(text: str) -> str:
+    """A message without its frame and lines."""
+    return " ".join(text.replace("│", "").split())
+
+
 def test_a_run_in_training_has_one_writer_until_that_is_killed(
     limelens: Run,
     images: Path,
@@ -83,10 +88,9 @@ def test_a_run_in_training_has_one_writer_until_that_is_killed(
         result = limelens(*arguments)
         assert result.exit_code == 2, result.stderr
         assert result.stdout == ""
-        said = " ".join(result.stderr.replace("│", "").split())
-        assert f"Invalid value for '{parameter}'" in said
-        assert f"{run.name} is in use: {holder}" in said
-        assert "wait until that has ended" in said
+        assert f"Invalid value for '{parameter}'" in said(result.stderr)
+        assert f"{run.name} is in use: {holder}" in said(result.stderr)
+        assert "wait until that has ended" in said(result.stderr)
     assert contents(run) == before
 
     exporting = ("export", run, "--name", "x", "--models", tmp_path / "models", "--anyway")
@@ -139,7 +143,7 @@ def test_all_processes_of_a_second_training_end_with_one_error(
     )  # fmt: skip
     arguments = ("train", images, "--out", run, *OPTIONS, "--resume")
     found = _ended([*torchrun, "-m", "limelens.cli", *arguments])
-    assert found.stderr.count(f"is in use: limelens train (process {trainer.pid}") == 1
+    assert said(found.stderr).count(f"is in use: limelens train (process {trainer.pid} on ") == 1
     # The folder is looked at a second time once the processes have joined.
     script = tmp_path / "script.py"
     script.write_text(
