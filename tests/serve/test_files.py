@@ -10,7 +10,9 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import tomllib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -150,3 +152,90 @@ def test_tokens_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     found = tomllib.loads(path.read_text())["client"]
     assert sorted(one["name"] for one in found) == list("abcdef")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# Writes half a file, says so, and waits to be killed.
+WRITER = """
+import sys
+from pathlib import Path
+from limelens.serve.files import writing_whole
+
+with writing_whole(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+DAY_S = 24 * 3600.0
+Start = Callable[[Path], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts another process that writes half a file."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(path: Path) -> subprocess.Popen[str]:
+        one = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(one)
+        assert one.stdout is not None
+        assert one.stdout.readline() == "half\n"
+        return one
+
+    yield begin
+    for one in started:
+        with one:
+            one.kill()
+
+
+def let_it_age(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_what_a_killed_writer_leaves_is_removed_by_the_next_and_what_a_living_one_writes_stays(
+    tmp_path: Path, start: Start
+) -> None:
+    killed, living = start(tmp_path / "a"), start(tmp_path / "b")
+    killed.kill()
+    killed.wait()
+    parts = [*tmp_path.iterdir()]
+    assert [part.read_bytes() for part in parts] == [b"half", b"half"]
+    for part in parts:
+        let_it_age(part, 9 * DAY_S)
+    write_whole(tmp_path / "c", b"c")
+    (left,) = {*tmp_path.iterdir()} - {tmp_path / "c"}
+    assert left in parts
+    living.communicate()
+    assert living.returncode == 0
+    assert names(tmp_path) == ["b", "c"]
+
+
+@pytest.mark.parametrize("of", ["limelens-0123abcd-", "limelens-"])
+def test_what_another_machine_or_version_left_is_removed_when_a_day_old(
+    tmp_path: Path, of: str
+) -> None:
+    for name, age_s in (("old", 2 * DAY_S), ("new", DAY_S / 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        part, other = folder / f".{of}0123456789ab.part", folder / ".limelens-mine.part"
+        for path in (part, other):
+            path.write_bytes(b"half")
+            let_it_age(path, age_s)
+        write_whole(folder / "a", b"a")
+        assert part.exists() == (name == "new")
+        assert other.exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_written_nevertheless(tmp_path: Path) -> None:
+    tmp_path.chmod(0o300)
+    try:
+        write_whole(tmp_path / "a", b"a")
+    finally:
+        tmp_path.chmod(0o700)
+    assert names(tmp_path) == ["a"]

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from limelens.serve.locks import here, lock
+
 _PREFIX: Final = ".export-"
 _NAME: Final = re.compile(rf"{re.escape(_PREFIX)}[a-z0-9_]{{8}}")
 _LOCK: Final = ".writer"
@@ -54,14 +56,14 @@ def publish(draft: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(lock: Path) -> Iterator[None]:
-    """Holds the lock of a draft; whoever finds it free and `_here` in it knows that we are dead."""
-    number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+def _held(path: Path) -> Iterator[None]:
+    """Holds the lock of a draft; whoever finds it free and `here` in it knows that we are dead."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         with contextlib.suppress(OSError):  # there are no locks here
-            _flock(number, wait=True)
+            lock(number, wait=True)
             # Written when the lock is held: while it is empty, it says nothing.
-            os.write(number, _here(number))
+            os.write(number, here(os.fstat(number).st_dev))
         yield
     finally:
         os.close(number)
@@ -77,42 +79,16 @@ def _is_dead(draft: Path, now: float) -> bool:
     with contextlib.suppress(OSError):
         number = os.open(draft / _LOCK, os.O_RDWR)
         try:
-            if not _flock(number, wait=False):
+            if not lock(number, wait=False):
                 return False
-            here = _here(number)
-            if here and os.read(number, len(here) + 1) == here:
+            place = here(os.fstat(number).st_dev)
+            if place and os.read(number, len(place) + 1) == place:
                 return True
         finally:
             os.close(number)
     with contextlib.suppress(OSError):  # it may vanish, or belong to somebody else
         return now - max(_times(draft)) > _FORGOTTEN_S
     return False
-
-
-def _flock(number: int, *, wait: bool) -> bool:
-    """Takes a lock; false if another process has it.
-
-    Raises:
-        OSError: There are no locks here.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        raise OSError from None
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _here(number: int) -> bytes:
-    """This start of this machine, and the mount of a file; empty if nobody knows."""
-    try:
-        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return b""
-    return f"{start} {os.fstat(number).st_dev}".encode()
 
 
 def _times(draft: Path) -> Iterator[float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,14 +41,13 @@ def sign_bundle(path: Path, private_key: Path) -> Path:
     except Exception as error:
         raise SigningError(_bad_key(private_key, "private", error)) from error
     signature = path.with_name(SIGNATURE_NAME)
-    beside = signature.with_name(f".{SIGNATURE_NAME}.{os.getpid()}")
     try:
-        signer.sign(path.resolve(), beside)
-        write_whole(signature, beside.read_bytes())
+        with tempfile.TemporaryDirectory(prefix="limelens-") as folder:
+            made = Path(folder, SIGNATURE_NAME)
+            signer.sign(path.resolve(), made)
+            write_whole(signature, made.read_bytes())
     except OSError as error:
         raise SigningError(f"{signature}: cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return signature
 
 
