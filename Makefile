@@ -66,7 +66,7 @@ fuzz: $(ALL) ## Try random requests, images and costly images, FUZZ_S=300 s each
 check: $(ALL) ## Check format, lint, types, imports and the contract
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy $(filter-out proto,$(CODE))
+	$(BIN)/mypy --num-workers auto $(filter-out proto,$(CODE))
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
 	@rm -rf build/proto && mkdir -p build/proto
