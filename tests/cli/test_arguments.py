@@ -50,10 +50,12 @@ def test_an_empty_path_is_refused_by_every_command(
             else:
                 places = [other for other in command.params if other.param_type_name == "argument"]
                 given, shown = ["" if other is one else "x" for other in places], one.metavar
-            result = limelens(*names, *given)
-            assert result.exit_code == 2, (names, given, result)
-            assert f"Invalid value for '{shown}'" in said(result), names
-            assert ": the path is empty" in said(result), names
+            joined = [[f"{given[0]}="]] if one.param_type_name == "option" else []
+            for words in (given, *joined):
+                result = limelens(*names, *words)
+                assert result.exit_code == 2, (names, words, result)
+                assert f"Invalid value for '{shown}'" in said(result), names
+                assert ": the path is empty" in said(result), names
             num_tried += 1
     assert num_tried > 80
     assert [*tmp_path.iterdir()] == []

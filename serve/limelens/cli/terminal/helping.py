@@ -47,7 +47,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the arguments; refuses empty paths, and hints at options by their other names."""
         try:
-            if "" in args and not ctx.resilient_parsing and not {*ctx.help_option_names} & {*args}:
+            is_asked_for_help = bool({*ctx.help_option_names} & {*args})
+            if not ctx.resilient_parsing and not is_asked_for_help:
                 typed, _, _ = self.make_parser(ctx).parse_args(args=[*args])
                 refuse_empty_paths(self.params, self.callback, typed, ctx)
             return super().parse_args(ctx, args)
