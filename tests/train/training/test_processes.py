@@ -247,7 +247,7 @@ def test_shared_validation_has_the_metrics_of_one_process(divided: Path, tmp_pat
     [
         (("--batch-size", "2"), "a batch has 2 images; expected one at least for each of the 3"),
         (("--alert-label", "blue"), "alert label 'blue' is not one of the labels"),
-        (("--out", "{file}/run"), "{file}/run: Not a directory"),
+        (("--out", "{file}/run"), "{file} is a file; expected a folder"),
     ],
 )
 def test_an_error_is_reported_once(

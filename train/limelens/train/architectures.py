@@ -102,7 +102,9 @@ def build(
     network: nn.Module
     if name in _OWN:
         if pretrained:
-            raise ArchitectureError(f"{name} has no pretrained weights; leave them out")
+            raise ArchitectureError(
+                f"{name} has no pretrained weights; leave them out (--pretrained)"
+            )
         network = _OWN[name](num_labels, *input_size)
     else:
         network = _torchvision(name, pretrained)
