@@ -6,12 +6,14 @@ every run that a GPU would be slow or wrong at.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,7 @@ from tests.serve.stand_in import on_gpu
 from limelens.serve.bundle import loading
 from limelens.serve.bundle.execution.device_thread import device_thread
 from limelens.serve.processes import device_owner
-from limelens.serve.processes.channel import send_first
+from limelens.serve.processes.channel import Channel, send_first
 from limelens.serve.processes.device_process import owned_device
 from limelens.serve.processes.joined_batches import JoinedBatches
 from limelens.serve.processes.messages import DeviceAssignment
@@ -36,10 +38,11 @@ class StrictOwner:
     Args:
         dies: Whether it is gone as soon as it opens a model.
         dies_once: Whether the first one is gone as soon as it runs a batch of a worker.
+        hangs: Whether it hangs as soon as it opens a model, which may take half a second.
     """
 
-    def __init__(self, *, dies: bool = False, dies_once: bool = False) -> None:
-        self._dies, self._dies_once = dies, dies_once
+    def __init__(self, *, dies: bool = False, dies_once: bool = False, hangs: bool = False) -> None:
+        self._dies, self._dies_once, self._hangs = dies, dies_once, hangs
         self._assignment = DeviceAssignment("cuda", False, logging.WARNING, "text")
         self._listening = owned_device("cuda")
 
@@ -67,6 +70,7 @@ class StrictOwner:
         files = theirs.fileno(), self._owned.listener.fileno()
         when = ["opening"] if self._dies else ["running"] if self._dies_once else []
         self._dies_once = False
+        when += ["hanging"] if self._hangs else []
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.serve.strict_owner", *map(str, files), *when],
@@ -85,6 +89,18 @@ class StrictOwner:
     def pid(self) -> int:
         """Of the process that there is now."""
         return self._process.pid
+
+    def at_work_s(self) -> float:
+        """As it answers its supervisor."""
+
+        async def ask() -> float:
+            channel = await Channel.over(self._supervising.dup(), {})
+            receiving = asyncio.create_task(channel.run())
+            found: float = await channel.request("ping")
+            receiving.cancel()
+            return found
+
+        return asyncio.run(ask())
 
     @property
     def is_running(self) -> bool:
@@ -111,6 +127,8 @@ def _on_stand_in(_ort: Any, data: bytes, size: tuple[int, int], _index: int, *, 
     assert not tf32
     if "opening" in sys.argv:
         _die()
+    if "hanging" in sys.argv:
+        threading.Event().wait()
     return on_gpu(data, size, thread=device_thread("cuda:0"))
 
 
@@ -121,5 +139,7 @@ def _die(*_: object) -> None:
 if __name__ == "__main__":
     if "running" in sys.argv:
         setattr(JoinedBatches, "run", _die)  # noqa: B010 - its type differs
+    if "hanging" in sys.argv:
+        setattr(device_owner, "LOAD_S", 0.5)  # noqa: B010 - it is final
     setattr(loading, "_on_gpu", _on_stand_in)  # noqa: B010 - its type differs
     device_owner.main()

@@ -182,6 +182,13 @@ def test_a_file_whose_device_s_process_is_killed_once_is_loaded_by_the_next(path
         np.testing.assert_allclose(found, expected.predict(random_images(3)), atol=1e-5)
 
 
+def test_an_owner_that_hangs_while_it_loads_a_model_says_so(path: Path) -> None:
+    with StrictOwner(hangs=True) as owner:
+        assert owner.at_work_s() == 0
+        threading.Thread(target=load_bundle, args=(path, owner.device), daemon=True).start()
+        until(lambda: owner.at_work_s() > 0.5)
+
+
 class ListeningHere:
     """The end of a device's process, in this one."""
 

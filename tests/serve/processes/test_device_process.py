@@ -6,20 +6,26 @@ The device is the CPU, which gains nothing by it; everything else is what a GPU 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from onnx import TensorProto, helper
+from tests.conftest import BundleMaker
 from tests.detectors import frame_of, save_detector
 from tests.serve.processes.conftest import GREEN, RED, Fleet, Load, is_alive
-from tests.waiting import until
+from tests.serve.rpc.test_swapping import graph_that_breaks_for_red, put
+from tests.waiting import slow_by, until
 
 from limelens.serve import load_bundle
 from limelens.v1 import classifier_service_pb2 as service_pb2
@@ -62,6 +68,23 @@ def replace_owner(server: Fleet) -> None:
     killed = server.owner
     os.kill(killed, signal.SIGKILL)
     until(lambda: server.owner not in (0, killed))
+
+
+@contextmanager
+def away(server: Fleet) -> Iterator[None]:
+    """Within it no process owns the device, as while a large model is loaded."""
+    owner = server.owner
+    until(lambda: len(server.owners) == 2)  # one that will replace it
+    (spare,) = {*server.owners} - {owner}
+    os.kill(spare, signal.SIGSTOP)
+    os.kill(owner, signal.SIGKILL)
+    until(lambda: server.owners == (spare,))
+    try:
+        for stub in server.stubs():
+            until(lambda stub=stub: not answers(stub))  # type: ignore[misc]
+        yield
+    finally:
+        os.kill(spare, signal.SIGCONT)
 
 
 @pytest.mark.ci
@@ -147,6 +170,52 @@ def test_calls_in_flight_are_finished_however_the_server_ends(owned: Callable[..
         assert not [one for one in load.calls if one.code is not None and one.began < signalled_at]
 
 
+@pytest.mark.slow
+def test_an_owner_that_hangs_is_replaced_and_workers_are_not(
+    owned: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1, graph=graph_that_hangs_for_red(bundles))
+    server = owned(models=tmp_path)
+    owner, workers = server.owner, server.workers
+    stub = server.stub()
+    assert stub.Classify.future(RED).code() is grpc.StatusCode.UNAVAILABLE
+    assert server.owner != owner
+    assert server.workers == workers
+    until(lambda: answers(stub))
+
+
+def graph_that_hangs_for_red(bundles: BundleMaker) -> onnx.GraphProto:
+    """Counts for years where an image is as red as can be."""
+    graph = graph_that_breaks_for_red(bundles)
+    nodes = {node.output[0]: node for node in graph.node}
+    graph.node.remove(nodes["ones"])
+    graph.node.remove(nodes["probabilities"])
+    body = helper.make_graph(
+        [helper.make_node(*one) for one in (
+            ("Identity", ["is_on"], ["goes_on"]), ("Identity", ["one"], ["same"])
+        )],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("is_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("one", TensorProto.FLOAT, [1, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("same", TensorProto.FLOAT, [1, 1]),
+        ],
+    )  # fmt: skip
+    graph.initializer.append(helper.make_tensor("years", TensorProto.INT64, [], [2**50]))
+    graph.node.extend(
+        [
+            helper.make_node("Mul", ["index", "years"], ["times"]),
+            helper.make_node("Loop", ["times", "", "row"], ["ones"], body=body),
+            helper.make_node("Mul", ["fine", "ones"], ["probabilities"]),
+        ]
+    )
+    return graph
+
+
 @pytest.mark.ci
 def test_a_server_is_not_ready_until_its_models_are_open_on_the_device(
     owned: Callable[..., Fleet], own_port: Callable[[], int]
@@ -162,18 +231,28 @@ def test_a_server_is_not_ready_until_its_models_are_open_on_the_device(
             return error.read().decode()
 
     assert readiness() == "ok\n"
-    owner = server.owner
-    until(lambda: len(server.owners) == 2)  # one that will replace it
-    (spare,) = {*server.owners} - {owner}
-    os.kill(spare, signal.SIGSTOP)  # so that it takes as long as a large model
-    os.kill(owner, signal.SIGKILL)
-    until(lambda: server.owners == (spare,))
-    stub = server.stub()
-    until(lambda: stub.Classify.future(GREEN).code() is grpc.StatusCode.UNAVAILABLE)
-    until(lambda: readiness() == "a device is starting anew\n")
-    for _ in range(50):
-        assert readiness() == "a device is starting anew\n"
-    os.kill(spare, signal.SIGCONT)
+    with away(server):
+        until(lambda: readiness() == "a device is starting anew\n")
+        for _ in range(50):
+            assert readiness() == "a device is starting anew\n"
     until(lambda: readiness() == "ok\n")
     stubs = server.stubs()
     until(lambda: all(map(answers, stubs)))
+
+
+@pytest.mark.ci
+def test_workers_follow_a_change_of_versions_while_the_device_is_away(
+    owned: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
+) -> None:
+    put(tmp_path, bundles, 1)
+    put(tmp_path, bundles, 2, threshold=0.9)
+    server = owned("--reload", "request", models=tmp_path)
+    explanations(server)  # the chunks are chosen
+    workers = server.workers
+    with away(server):
+        shutil.rmtree(tmp_path / "colours" / "2")
+        server.send_signal(signal.SIGHUP)
+        slow_by(1)  # as long as the change may take if nothing holds it up
+    stubs = server.stubs()
+    until(lambda: all(map(answers, stubs)) and server.versions(stubs) == {1})
+    assert server.workers == workers

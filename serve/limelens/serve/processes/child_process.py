@@ -19,7 +19,7 @@ from limelens.serve.errors import UnavailableError
 from limelens.serve.processes.channel import Channel, Handler, send_first
 
 ACT_S: Final = 15.0  # a process that takes longer to do what takes a moment hangs
-_HANGS_S: Final = 60.0  # a process that has run no model for longer hangs
+HANGS_S: Final = 60.0  # a process that has run no model for longer hangs
 
 
 class ChildProcess:
@@ -32,6 +32,8 @@ class ChildProcess:
     def __init__(self, name: str, process: asyncio.subprocess.Process, channel: Channel) -> None:
         self.name = name
         self.pid = process.pid
+        self.hangs_s = HANGS_S
+        """For how long it may run no model, in seconds."""
         self.proved_at = time.monotonic()
         """When it last proved that it answers."""
         self._process = process
@@ -72,7 +74,7 @@ class ChildProcess:
         """
         unproved_s: float = await self.request("ping")
         self.proved_at = time.monotonic() - unproved_s
-        if unproved_s > _HANGS_S:
+        if unproved_s > self.hangs_s:
             await self._end_hanging(f"has run no model for {unproved_s:.0f} seconds")
 
     async def _end_hanging(self, why: str) -> NoReturn:

@@ -58,6 +58,7 @@ from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.processes.channel import Channel, receive_first
 from limelens.serve.processes.joined_batches import HandedBatch, JoinedBatches
 from limelens.serve.processes.messages import DeviceAssignment
+from limelens.serve.processes.worker_process import LOAD_S
 from limelens.serve.rpc.transport.listening import allow_many_connections
 from limelens.serve.wording import first_line
 
@@ -151,12 +152,19 @@ class DeviceOwner:
         self._is_left = threading.Condition(self._lock)
         self._workers: dict[bytes, _Worker] = {}
         self._opening = threading.Lock()
+        self._loading_since: float | None = None
         self._models: weakref.WeakValueDictionary[bytes, _Model] = weakref.WeakValueDictionary()
 
     @property
     def at_work_s(self) -> float:
-        """For how long, in seconds, the device has been at the same piece of work."""
-        return max((one.runs.thread.at_work_s for one in list(self._models.values())), default=0.0)
+        """For how long, in seconds, the device has been at the same piece of work.
+
+        To load a model takes long, and counts only if it takes longer than `LOAD_S`.
+        """
+        since = self._loading_since
+        loading_s = 0.0 if since is None else time.monotonic() - since
+        threads = {one.runs.thread for one in list(self._models.values())}
+        return max([loading_s if loading_s > LOAD_S else 0.0, *(one.at_work_s for one in threads)])
 
     def listen(self, listener: socket.socket) -> None:
         """Takes connections, for ever."""
@@ -271,7 +279,11 @@ class DeviceOwner:
         with self._opening:
             model = self._models.get(key)
             if model is None:
-                model = self._models[key] = self._loaded(message)
+                self._loading_since = time.monotonic()
+                try:
+                    model = self._models[key] = self._loaded(message)
+                finally:
+                    self._loading_since = None
         return model
 
     def _loaded(self, message: OpenModel) -> _Model:

@@ -190,10 +190,11 @@ class Rollout:
         )
 
     async def _take_chunk(self, worker: WorkerProcess, number: int, chunk: int) -> None:
-        while worker in self._members and number in self.bundles:
+        """Has a worker take the chunk, once its device is there."""
+        while True:
             try:
                 await worker.choose_chunk(number, chunk)
-            except UnavailableError:
+            except DeviceGoneError:
                 await asyncio.sleep(_PAUSE_S)
             else:
                 return
@@ -237,7 +238,7 @@ class Rollout:
         for number, bundle in sorted(self.bundles.items()):
             await worker.prepare(number, bundle)
             if number in self._chunks:
-                await worker.choose_chunk(number, self._chunks[number])
+                await self._take_chunk(worker, number, self._chunks[number])
 
     async def _stage_on(self, worker: WorkerProcess, stage: Stage) -> None:
         """Stages a state in a worker; ends one that fails, which would serve an old state."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from limelens.serve.bundle import Bundle
+from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS
 from limelens.serve.processes.channel import Channel, Handler
-from limelens.serve.processes.child_process import ChildProcess
+from limelens.serve.processes.child_process import HANGS_S, ChildProcess
 from limelens.serve.processes.messages import Assignment, Loaded
 
 _MODULE: Final = "limelens.serve.processes.worker"
@@ -24,6 +25,7 @@ class WorkerProcess(ChildProcess):
         self.has_device = True
         """Whether its models can run now; only the owner of a device takes that away."""
         self._bundles: set[int] = set()
+        self._chunks: dict[int, int] = {}
 
     @classmethod
     async def start(
@@ -33,6 +35,8 @@ class WorkerProcess(ChildProcess):
         name = f"worker {assignment.number}"
         worker = await cls.started(name, _MODULE, (epoch_file,), assignment, handlers)
         worker.number = assignment.number
+        if assignment.config.device.startswith(DEVICE_PROCESS):
+            worker.hangs_s = 2 * HANGS_S  # the owner of the device hangs first, if one does
         return worker
 
     async def prepare(self, number: int, bundle: Bundle) -> Loaded | None:
@@ -48,11 +52,15 @@ class WorkerProcess(ChildProcess):
 
     async def choose_chunk(self, number: int, chunk: int = 0) -> int:
         """Has the worker take a chunk for explanations of a bundle; see `Bundle.prepare`."""
+        if chunk and self._chunks.get(number) == chunk:
+            return chunk
         chosen: int = await self.request("choose_chunk", number, chunk, timeout_s=LOAD_S)
+        self._chunks[number] = chosen
         return chosen
 
     def release(self, number: int) -> None:
         """Has the worker forget a bundle."""
+        self._chunks.pop(number, None)
         if number in self._bundles:
             self._bundles.discard(number)
             self.send("release", number)
