@@ -4,7 +4,8 @@
     ├── limelens.serve.errors       serving and its clients; the tree is drawn there
     ├── limelens.explain.errors     ExplainError and its subclasses
     └── limelens.train              ArchitectureError, CheckpointError, ConfigError, DataError,
-                                    ExportError, FetchError, PrecisionError, TrainingError
+                                    ExportError, FetchError, PrecisionError, RunInUseError,
+                                    TrainingError
 
 `except LimelensError` catches all of them. This package imports nothing, so that every part of
 limelens may import it.

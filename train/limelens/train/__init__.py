@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from limelens.train.exporting.export import export
     from limelens.train.exporting.graph import ExportError
     from limelens.train.exporting.precision import PrecisionError
+    from limelens.train.run_lock import RunInUseError
     from limelens.train.runs import CheckpointError
     from limelens.train.training.loop import TrainingError, train
 
@@ -31,6 +32,7 @@ __all__ = [
     "ExportError",
     "FetchError",
     "PrecisionError",
+    "RunInUseError",
     "TrainConfig",
     "TrainingError",
     "evaluate",
@@ -47,6 +49,7 @@ _HOMES = {
     "ExportError": "exporting.graph",
     "FetchError": "ingest.pipeline",
     "PrecisionError": "exporting.precision",
+    "RunInUseError": "run_lock",
     "TrainConfig": "config",
     "TrainingError": "training.loop",
     "evaluate": "evaluation.evaluate",
