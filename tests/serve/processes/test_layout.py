@@ -12,6 +12,7 @@ from limelens.serve.addresses import parse_address
 from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.errors import InvalidRequestError, ListenError
 from limelens.serve.processes import layout
+from limelens.serve.processes.device_process import owned_device
 from limelens.serve.processes.layout import default_processes, share_of
 from limelens.serve.processes.messages import Epoch
 from limelens.serve.processes.port import held
@@ -56,6 +57,14 @@ def test_threads_add_up_and_devices_take_turns() -> None:
     shares = [share_of(config, number) for number in (1, 2, 3)]
     assert [one.num_threads for one in shares] == [3, 3, 2]
     assert [one.device for one in shares] == ["cuda:0", "cuda:2", "cuda:0"]
+
+
+def test_workers_take_turns_at_the_owners_of_devices() -> None:
+    config = ServerConfig(Path("models"), device="cuda:0,1", processes=3, device_process=True)
+    with owned_device("cuda:0") as first, owned_device("cuda:1") as second:
+        shares = [share_of(config, number, [first, second]) for number in (1, 2, 3)]
+        assert [one.device for one in shares] == [first.name, second.name, first.name]
+        assert first.name != second.name
 
 
 def test_limits_on_work_are_divided_and_every_request_still_fits() -> None:
