@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import resource
@@ -21,10 +22,11 @@ import numpy as np
 import pytest
 from tests.serve.stand_in import random_images, stand_in
 from tests.serve.strict_owner import StrictOwner
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until, until_async
 
 from limelens.explain import explain
 from limelens.serve.bundle import Bundle, load_bundle
+from limelens.serve.bundle.execution.device_thread import device_thread
 from limelens.serve.bundle.remote.device_client import (
     DEVICE_PROCESS,
     DeviceClient,
@@ -41,6 +43,8 @@ from limelens.serve.bundle.remote.runs import RemoteRuns
 from limelens.serve.bundle.remote.shared_batch import BatchShape, SharedBatch
 from limelens.serve.errors import BundleError
 from limelens.serve.processes.device_process import owned_device
+from limelens.serve.scheduling.gpu import GpuEngine
+from limelens.serve.scheduling.inference import Counts, FittedImage
 
 pytest.importorskip("skimage")
 
@@ -133,6 +137,34 @@ def test_a_device_s_process_that_was_killed_is_told_at_once_and_its_replacement_
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert bundle.runs is not None
     until(lambda: is_open(bundle) and bundle.runs.sizes == (1, 2, 4, 8, 16, 32, 64))  # type: ignore[union-attr]
+
+
+async def test_a_batch_that_its_process_did_not_run_is_run_by_the_next_one(
+    owner: StrictOwner, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limelens.serve.bundle.remote.device_client.PATIENCE_S", PATIENCE_S)
+    bundle, pixels = load_bundle(path, owner.device), random_images(5)
+    expected = load_bundle(path, "cpu").predict(pixels)
+    engine = GpuEngine(device_thread(owner.device), num_threads=2)
+    try:
+        owner.end()
+        images = [FittedImage(one) for one in pixels]
+        waiting = asyncio.create_task(engine.classify(bundle, images))
+        await until_async(lambda: device_thread(owner.device).at_work_s)
+        owner.start()
+        found = [one.probabilities for one in await waiting]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert engine.counts == Counts(run=5, dropped=0, refused=0, not_finite=0)
+
+        # Nobody waits for a process that has been away for long.
+        monkeypatch.setattr("limelens.serve.bundle.remote.device_client.PATIENCE_S", 0.0)
+        owner.end()
+        with pytest.raises(DeviceGoneError):
+            await engine.classify(bundle, images)
+        lost = Counts(run=5, dropped=5, refused=0, not_finite=0)
+        await until_async(lambda: engine.counts == lost)  # each of its batches is looked at
+    finally:
+        engine.close()
 
 
 def test_an_explanation_does_not_go_on_in_another_process(owner: StrictOwner, path: Path) -> None:

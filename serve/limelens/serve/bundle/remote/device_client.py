@@ -1,9 +1,10 @@
 """The connections of this process to the one that owns a device.
 
 A request is sent on a connection of its own, so that threads do not wait for each other. While the
-device's process is gone, requests fail at once; a thread waits for its replacement, and then has
-everything opened again that this process had open. Each process of the device has a name of its
-own, so that no request meant for one reaches another. It knows nothing of models.
+device's process is gone, requests fail at once, and whoever can ask again may wait for a moment. A
+thread waits for the replacement, and then has everything opened there that was open here. Each
+process of the device has a name of its own, so that no request meant for one reaches another. It
+knows nothing of models.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from limelens.serve.errors import UnavailableError
 
 DEVICE_PROCESS: Final = "process:"
 """Begins the name of a device that another process owns; the address of that process follows."""
+PATIENCE_S: Final = 5.0
+"""For how long a process of the device may be away before nobody waits for the next one."""
 _PAUSE_S: Final = 1.0
 """Before this process tries again what it could not do, such as to open one more file."""
 _log = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class DeviceClient:
         self._changed = threading.Condition(self._lock)
         self._session = b""
         self._has_all = False
+        self._gone_at = 0.0  # by `time.monotonic`
         self._connections: set[Connection] = set()  # of the session, for requests
         self._idle: list[Connection] = []
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
@@ -108,6 +112,20 @@ class DeviceClient:
             if self._changed.wait_for(lambda: self._session not in (b"", after), timeout_s):
                 return self._session
         raise DeviceGoneError("the process that owns the device does not answer")
+
+    def wait_for_all(self, after: bytes) -> None:
+        """Waits until another process than that of a session has everything open.
+
+        Raises:
+            DeviceGoneError: The device has been without a process for `PATIENCE_S`.
+        """
+        with self._changed:
+            # That it is gone may be noticed later here than where a request failed.
+            since = time.monotonic() if self._session == after else self._gone_at
+            left_s = since + PATIENCE_S - time.monotonic()
+            if self._changed.wait_for(lambda: self._has_all and self._session != after, left_s):
+                return
+        raise DeviceGoneError()
 
     def request(self, session: bytes, message: Message, file: int | None = None) -> Any:
         """Sends a message to the process of a session, with a descriptor, and waits for the answer.
@@ -219,7 +237,10 @@ class DeviceClient:
         while not self._try(unopened, lambda member: member.reopen()):
             if connection.poll(_PAUSE_S):
                 raise EOFError
-        self._report(has_all=True)
+        with self._changed:
+            self._has_all = True
+            self._changed.notify_all()
+        self.on_change()
         with self._lock:
             unprepared = weakref.WeakSet(self._members)
         self._try(unprepared, lambda member: member.prepare_again())
@@ -248,7 +269,8 @@ class DeviceClient:
 
     def _leave_session(self) -> None:
         with self._lock:
-            self._session = b""
+            self._session, self._has_all = b"", False
+            self._gone_at = time.monotonic()
             idle, self._idle = self._idle, []
             connections, self._connections = self._connections, set()
             for one in connections:
@@ -260,10 +282,6 @@ class DeviceClient:
                     end.shutdown(socket.SHUT_RDWR)
         for one in idle:
             one.close()
-        self._report(has_all=False)
-
-    def _report(self, *, has_all: bool) -> None:
-        self._has_all = has_all
         self.on_change()
 
     def _tidy(self) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ from limelens.serve.bundle.remote.protocol import (
     TensorInfo,
 )
 from limelens.serve.bundle.remote.shared_batch import BatchShape, SharedBatch
+
+T = TypeVar("T")
 
 _numbers: Final = itertools.count(1)
 
@@ -148,7 +150,11 @@ class RemoteRuns:
         return RemoteRows(self, self._chunk) if self._chunk else None
 
     def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """See `Runs`."""
+        """See `Runs`.
+
+        Raises:
+            DeviceGoneError: The device's process is gone.
+        """
         most = self.sizes[-1]
         parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
         found = [self._run_part(outputs, part) for part in parts]
@@ -159,20 +165,21 @@ class RemoteRuns:
     def run_batch(
         self, outputs: Sequence[str], staging: Staging, count: int
     ) -> list[NDArray[np.float32]]:
-        """See `Runs`.
+        """See `Runs`. If the device's process ends meanwhile, the next one runs the batch.
 
         Raises:
-            DeviceGoneError: The device's process is gone.
+            DeviceGoneError: That one ended too, or did not come.
             OverloadedError: The device has no memory left.
         """
-        assert isinstance(staging, SharedBatch)
-        batch = self._number_of(staging)
-        self._note(self.request(RunBatch(self.model, batch, tuple(outputs), count)))
-        return [staging.outputs[name][:count].copy() for name in outputs]
+        return self._patiently(lambda: self._run_batch(outputs, staging, count))
 
     def request(self, message: Message, file: int | None = None) -> Any:
         """As `DeviceClient.request`, of the process that has the model open."""
         return self._client.request(self._session, message, file)
+
+    def request_patiently(self, message: Message) -> Any:
+        """As `request`; the next process gets the message if the device's process is gone."""
+        return self._patiently(lambda: self.request(message))
 
     def send_later(self, message: Message) -> None:
         """See `DeviceClient.send_later`."""
@@ -195,15 +202,31 @@ class RemoteRuns:
         self._opened: Opened = self._client.request(session, self._message)
         self._session = session
 
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Does something once more, in the next process, if the device's process is gone."""
+        session = self._session
+        with contextlib.suppress(DeviceGoneError):
+            return work()
+        self._client.wait_for_all(session)
+        return work()
+
     def _run_part(
         self, outputs: Sequence[str], images: NDArray[np.uint8]
     ) -> list[NDArray[np.float32]]:
         staging = self.borrow_staging()
         try:
             np.copyto(staging.images[: len(images)], images)
-            return self.run_batch(outputs, staging, len(images))
+            return self._run_batch(outputs, staging, len(images))
         finally:
             self.return_staging(staging)
+
+    def _run_batch(
+        self, outputs: Sequence[str], staging: Staging, count: int
+    ) -> list[NDArray[np.float32]]:
+        assert isinstance(staging, SharedBatch)
+        batch = self._number_of(staging)
+        self._note(self.request(RunBatch(self.model, batch, tuple(outputs), count)))
+        return [staging.outputs[name][:count].copy() for name in outputs]
 
     def _number_of(self, staging: SharedBatch) -> int:
         """The batch's number in the device's process, which maps it first if it is new there."""
@@ -237,9 +260,9 @@ class RemoteRows:
         canvas: NDArray[np.uint8],
         columns: NDArray[np.intp],
     ) -> RowModel:
-        """See `RowRuns.prepare_rows`."""
+        """See `RowRuns.prepare_rows`; waits for a process of the device if there is none."""
         runs, number = self._runs, next(_numbers)
-        runs.request(BeginExplanation(runs.model, number, image, canvas, columns))
+        runs.request_patiently(BeginExplanation(runs.model, number, image, canvas, columns))
 
         def respond(
             visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
