@@ -232,7 +232,7 @@ class DeviceOwner:
             with contextlib.suppress(OSError):  # the worker is gone
                 connection.send(error or Ran(model.runs.sizes))
 
-        model.joined.run(HandedBatch(batch, message.outputs, message.count, end))
+        model.joined.run(HandedBatch(batch, message.outputs, message.num_images, end))
 
     def _handled(self, connection: Connection, worker: _Worker, message: Message) -> object:
         assert not isinstance(message, Hello)

@@ -1,16 +1,16 @@
 """What a serving process and the one that owns a device say to each other.
 
 Each message is answered by the value that its docstring names, or by an error, which is raised at
-the other end. The serving process numbers what it opens, each number once.
+the other end. The serving process numbers what it opens, each number once. Messages are named
+tuples: to pickle a dataclass takes as long as to wake the other process.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ from limelens.serve.bundle.remote.shared_batch import BatchShape
 _CREDENTIALS: Final = struct.Struct("3i")  # process, user and group
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """The first message on a connection: bytes that no other process answers, once it is ready.
 
     Args:
@@ -32,8 +31,7 @@ class Hello:
     token: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class OpenModel:
+class OpenModel(NamedTuple):
     """Opens a model, or takes part in one that another process opened: `Opened`.
 
     Args:
@@ -51,8 +49,7 @@ class OpenModel:
     few_sizes: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """An input or output of a graph, with the attributes of onnxruntime's `NodeArg`."""
 
     name: str
@@ -60,8 +57,7 @@ class TensorInfo:
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A model that is open; the fields are those of `Bundle` and of its runs.
 
     Args:
@@ -78,8 +74,7 @@ class Opened:
     outputs: tuple[TensorInfo, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MapBatch:
+class MapBatch(NamedTuple):
     """Maps the memory of a batch, whose descriptor follows: None.
 
     Args:
@@ -91,8 +86,7 @@ class MapBatch:
     shape: BatchShape
 
 
-@dataclass(frozen=True, slots=True)
-class RunBatch:
+class RunBatch(NamedTuple):
     """Runs the first images of a batch, together with those of other processes: `Ran`.
 
     The named outputs are in the batch's memory then.
@@ -101,33 +95,29 @@ class RunBatch:
     model: int
     batch: int
     outputs: tuple[str, ...]
-    count: int
+    num_images: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(NamedTuple):
     """A run is done; `sizes` are the batch sizes that are ready now."""
 
     sizes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareSizes:
+class PrepareSizes(NamedTuple):
     """Prepares the remaining batch sizes: `Ran`."""
 
     model: int
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareRows:
+class PrepareRows(NamedTuple):
     """Prepares what makes perturbed images: the chunk, 0 if the device cannot make them."""
 
     model: int
     chunk: int
 
 
-@dataclass(frozen=True, slots=True)
-class BeginExplanation:
+class BeginExplanation(NamedTuple):
     """Prepares the inputs that all samples of an explanation share: None.
 
     Args:
@@ -143,8 +133,7 @@ class BeginExplanation:
     columns: NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True)
-class RunRows:
+class RunRows(NamedTuple):
     """Runs samples of an explanation: `(B, C)` float32 probabilities; see `RowModel`."""
 
     model: int
@@ -153,16 +142,14 @@ class RunRows:
     corners: NDArray[np.intp] | None
 
 
-@dataclass(frozen=True, slots=True)
-class EndExplanation:
+class EndExplanation(NamedTuple):
     """Forgets an explanation: None."""
 
     model: int
     explanation: int
 
 
-@dataclass(frozen=True, slots=True)
-class CloseModel:
+class CloseModel(NamedTuple):
     """Closes a model, and its batches: None."""
 
     model: int

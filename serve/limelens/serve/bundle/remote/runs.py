@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -76,7 +76,7 @@ class RemoteRuns:
         self, client: DeviceClient, message: OpenModel, input_size: tuple[int, int]
     ) -> None:
         self._client = client
-        self._message = replace(message, model=next(_numbers))
+        self._message = message._replace(model=next(_numbers))
         self._input_size = input_size
         self._thread = device_thread(client.name)
         self._stagings: list[Staging] = []
@@ -187,7 +187,7 @@ class RemoteRuns:
 
     def reopen(self) -> None:
         """See `Member`."""
-        self._message = replace(self._message, few_sizes=True)
+        self._message = self._message._replace(few_sizes=True)
         self._open()
 
     def prepare_again(self) -> None:
@@ -240,7 +240,7 @@ class RemoteRuns:
 
     def _note(self, ran: Ran) -> None:
         if ran.sizes != self._opened.sizes:
-            self._opened = replace(self._opened, sizes=ran.sizes)
+            self._opened = self._opened._replace(sizes=ran.sizes)
 
 
 class RemoteRows:
