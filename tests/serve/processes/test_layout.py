@@ -13,7 +13,7 @@ from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.errors import InvalidRequestError, ListenError
 from limelens.serve.processes import layout
 from limelens.serve.processes.device_process import owned_device
-from limelens.serve.processes.layout import default_processes, share_of
+from limelens.serve.processes.layout import default_processes, devices_to_own, share_of
 from limelens.serve.processes.messages import Epoch
 from limelens.serve.processes.port import held
 from limelens.serve.rpc.server_config import Limits, ServerConfig, ServiceSettings
@@ -57,6 +57,22 @@ def test_threads_add_up_and_devices_take_turns() -> None:
     shares = [share_of(config, number) for number in (1, 2, 3)]
     assert [one.num_threads for one in shares] == [3, 3, 2]
     assert [one.device for one in shares] == ["cuda:0", "cuda:2", "cuda:0"]
+
+
+def test_without_a_gpu_the_cpu_is_owned_only_if_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def owned(device: str, *, device_process: bool = True) -> tuple[str, ...]:
+        config = ServerConfig(Path("models"), device=device, device_process=device_process)
+        return devices_to_own(config)
+
+    monkeypatch.setattr(layout, "_may_have_cuda", lambda: False)
+    assert owned("auto") == ()
+    assert owned("cpu") == ("cpu",)
+    monkeypatch.setattr(layout, "_may_have_cuda", lambda: True)
+    assert owned("auto") == ("auto",)
+    assert owned("cuda:0,2") == ("cuda:0", "cuda:2")
+    assert owned("cuda", device_process=False) == ()
 
 
 def test_workers_take_turns_at_the_owners_of_devices() -> None:

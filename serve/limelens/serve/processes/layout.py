@@ -47,6 +47,13 @@ def default_processes(listen: str, device: str, num_threads: int | None) -> int:
     return 1 if cores <= CORES_FOR_ONE else math.ceil(cores / CORES_EACH)
 
 
+def devices_to_own(config: ServerConfig) -> tuple[str, ...]:
+    """The devices that processes of their own are to have: none by `auto` if there is no GPU."""
+    if not config.device_process or (config.device == "auto" and not _may_have_cuda()):
+        return ()
+    return parse_devices(config.device)
+
+
 def share_of(config: ServerConfig, number: int, owned: Sequence[OwnedDevice] = ()) -> ServerConfig:
     """The share of one process, numbered from 1, of the configuration of all.
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from limelens.serve.access.limiting import Limiter
-from limelens.serve.bundle.devices import parse_devices
 from limelens.serve.errors import LimelensError, ListenError, UnavailableError
 from limelens.serve.lifecycle import ENDING_S, Signals, feed, proof_pause_s, report_start
 from limelens.serve.processes.admission import Admissions
@@ -34,7 +33,7 @@ from limelens.serve.processes.device_process import (
     owned_device,
     owner_of,
 )
-from limelens.serve.processes.layout import num_threads_of, share_of
+from limelens.serve.processes.layout import devices_to_own, num_threads_of, share_of
 from limelens.serve.processes.messages import Assignment, DeviceAssignment, Epoch
 from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
@@ -71,8 +70,7 @@ def supervise(config: ServerConfig, announce: Callable[[str], Any] = print) -> i
         if config.health_listen is not None:
             address = held(config.health_listen, option="--health-listen")
             config = replace(config, health_listen=holding.enter_context(address))
-        devices = parse_devices(config.device) if config.device_process else ()
-        owned = [holding.enter_context(owned_device(one)) for one in devices]
+        owned = [holding.enter_context(owned_device(one)) for one in devices_to_own(config)]
         counts_folder = None
         if config.http is not None:
             from limelens.serve.observing.http import check_address
