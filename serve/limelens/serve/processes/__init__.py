@@ -2,8 +2,9 @@
 
     supervisor         starts workers, restarts them, passes signals on       `limelens serve`
       worker_process   one worker, as the supervisor sees it
-      device_process   the owner of a device, as the supervisor sees it
-        child_process  what both are: a process, and the channel to it
+      owners           the owners of devices, and a spare for each
+        device_process an owner, as the supervisor sees it
+      child_process    what workers and owners are: a process, and the channel to it
       rollout          one state of versions for all workers
       metrics_page     one page of metrics for all workers
     worker             a `limelens.serve.rpc.server.Server` with its share of the machine

@@ -77,6 +77,21 @@ class ChildProcess:
         if unproved_s > self.hangs_s:
             await self._end_hanging(f"has run no model for {unproved_s:.0f} seconds")
 
+    async def watch(self, ended: asyncio.Task[int], every_s: float) -> None:
+        """Pings it until it ends.
+
+        Args:
+            ended: Waits for its end.
+            every_s: Seconds between two pings.
+
+        Raises:
+            UnavailableError: It hung and was ended.
+        """
+        while not ended.done():
+            await asyncio.wait((ended,), timeout=every_s)
+            if not ended.done():
+                await self.ping()
+
     async def _end_hanging(self, why: str) -> NoReturn:
         self.kill()
         await self._process.wait()  # it serves no more calls

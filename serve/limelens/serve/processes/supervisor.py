@@ -26,15 +26,11 @@ from limelens.serve.errors import LimelensError, ListenError, UnavailableError
 from limelens.serve.lifecycle import ENDING_S, Signals, feed, proof_pause_s, report_start
 from limelens.serve.processes.admission import Admissions
 from limelens.serve.processes.channel import GoneError, Handler
-from limelens.serve.processes.child_process import ChildProcess, describe_end
-from limelens.serve.processes.device_process import (
-    DeviceProcess,
-    OwnedDevice,
-    owned_device,
-    owner_of,
-)
+from limelens.serve.processes.child_process import describe_end
+from limelens.serve.processes.device_process import OwnedDevice, owned_device, owner_of
 from limelens.serve.processes.layout import devices_to_own, num_threads_of, share_of
-from limelens.serve.processes.messages import Assignment, DeviceAssignment, Epoch
+from limelens.serve.processes.messages import Assignment, Epoch
+from limelens.serve.processes.owners import Owners
 from limelens.serve.processes.port import held
 from limelens.serve.processes.rollout import Rollout
 from limelens.serve.processes.worker_process import LOAD_S, WorkerProcess
@@ -52,7 +48,6 @@ _PAUSES_S: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a process is replaced; the more often replacements end soon, the longer."""
 _SOUND_S: Final = 10.0  # a process that lived so long does not count as one that ended soon
 _MEMORY: Final = Path("/dev/shm")
-_SPARE_S: Final = 3.0  # how long after an owner of a device the one that would replace it starts
 _PING_S: Final = 5.0
 _REPLY_S: Final = 1.0
 _log = logging.getLogger(__name__)
@@ -100,7 +95,6 @@ class Supervisor:
         manager: ServiceManager,
     ) -> None:
         self._config = config
-        self._owned = owned
         self._manager = manager
         self._counts_folder = counts_folder
         self._signals = signals
@@ -117,12 +111,11 @@ class Supervisor:
         self._http: HttpPort | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._serving: dict[int, WorkerProcess] = {}
-        self._owners: dict[str, DeviceProcess] = {}  # by device
-        self._spares: dict[str, DeviceProcess] = {}  # what replaces them; loaded libraries already
+        self._ping_s = min(_PING_S, proof_pause_s(manager))
+        self._owners = Owners(config, owned, self._ping_s)
         self._may_serve = asyncio.Event()  # versions are loaded
         self._complete = asyncio.Event()  # all workers have served once
         self._stopping = asyncio.Event()
-        self._are_workers_gone = False  # for good
         self._num_restarts = 0
         # In the order of results, and not on the loop, which a rollback waits for.
         self._recording = ThreadPoolExecutor(1, "limelens-results")
@@ -138,8 +131,8 @@ class Supervisor:
         feeding = asyncio.create_task(feed(self._manager, self._is_alive))
         starting = asyncio.create_task(self._start_serving(announce))
         owning = [
-            asyncio.create_task(self._keep(owner_of(one.device), partial(self._run_owner, one)))
-            for one in self._owned
+            asyncio.create_task(self._keep(owner_of(one.device), partial(self._owners.run, one)))
+            for one in self._owners.devices
         ]
         keeping = [
             asyncio.create_task(self._keep(f"worker {number}", partial(self._run_worker, number)))
@@ -165,7 +158,8 @@ class Supervisor:
         if not self._complete.is_set():
             return "starting"
         serving = tuple(self._serving.values())
-        if len(self._owners) < len(self._owned) or not all(one.has_device for one in serving):
+        owners = self._owners
+        if len(owners.pids) < len(owners.devices) or not all(one.has_device for one in serving):
             return "a device is starting anew"
         return "" if serving else "no worker serves"
 
@@ -197,7 +191,7 @@ class Supervisor:
                 repository,
                 sample=self._sample_from_thread,
                 workers=lambda: [one.pid for one in tuple(self._serving.values())],
-                owners=lambda: [one.pid for one in tuple(self._owners.values())],
+                owners=lambda: self._owners.pids,
                 restarts=lambda: self._num_restarts,
             )
             self._http = HttpPort(
@@ -235,7 +229,7 @@ class Supervisor:
         """Runs one worker from its start to its end."""
         admissions = Admissions(self._limiter)
         assignment = Assignment(
-            *(number, share_of(self._config, number, self._owned), self._counts_folder),
+            *(number, share_of(self._config, number, self._owners.devices), self._counts_folder),
             proof_pause_s(self._manager),
         )
         worker: WorkerProcess | None = None
@@ -260,7 +254,7 @@ class Supervisor:
             if self._stopping.is_set():
                 worker.kill()
             await self._bring_up(worker, ended)
-            await self._watch(worker, ended)
+            await worker.watch(ended, self._ping_s)
         except UnavailableError as error:
             _log.debug("worker %d: %s", number, error)
         except LimelensError as error:
@@ -279,45 +273,6 @@ class Supervisor:
 
                 forget_state(self._counts_folder, number)
         return describe_end(code)
-
-    async def _run_owner(self, owned: OwnedDevice) -> str:
-        """Runs one process that owns a device from its start to its end."""
-        config, device = self._config, owned.device
-        assignment = DeviceAssignment(device, config.tf32, config.log_level, config.log_format)
-
-        async def start() -> DeviceProcess:
-            return await DeviceProcess.start(assignment, owned.listener)
-
-        owner = self._spares.pop(device, None) or await start()
-        self._owners[device] = owner
-        ended = asyncio.create_task(owner.ended())
-        try:
-            if self._are_workers_gone:
-                owner.kill()
-            await owner.request("own", timeout_s=LOAD_S)  # it starts
-            await asyncio.wait((ended,), timeout=_SPARE_S)  # models load meanwhile
-            if not ended.done():
-                self._spares[device] = await start()
-            await self._watch(owner, ended)
-        except UnavailableError as error:
-            _log.debug("%s: %s", owner.name, error)
-        finally:
-            owner.kill()
-            code = await ended
-            del self._owners[device]
-        return describe_end(code)
-
-    async def _watch(self, child: ChildProcess, ended: asyncio.Task[int]) -> None:
-        """Pings a process until it ends.
-
-        Raises:
-            UnavailableError: It hung and was ended.
-        """
-        ping_s = min(_PING_S, proof_pause_s(self._manager))
-        while not ended.done():
-            await asyncio.wait((ended,), timeout=ping_s)
-            if not ended.done():
-                await child.ping()
 
     async def _bring_up(self, worker: WorkerProcess, ended: asyncio.Task[int]) -> None:
         """Waits until a worker serves."""
@@ -356,12 +311,8 @@ class Supervisor:
         starting.cancel()
         await asyncio.gather(starting, *keeping, return_exceptions=True)
         # Only now: workers that finish their calls need the devices.
-        self._are_workers_gone = True
-        for owner in self._owners.values():
-            owner.kill()
+        self._owners.close()
         await asyncio.gather(*owning, return_exceptions=True)
-        for spare in self._spares.values():
-            spare.kill()
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         await asyncio.to_thread(self._recording.shutdown)
@@ -396,9 +347,9 @@ class Supervisor:
             shutil.rmtree(self._counts_folder, ignore_errors=True)
 
     def _kill(self) -> None:
-        for children in (self._workers, self._owners, self._spares):
-            for child in children.values():
-                child.kill()
+        for worker in self._workers.values():
+            worker.kill()
+        self._owners.kill()
 
     def _request_scan(self) -> None:
         """Requests a scan for new versions and does not wait for it."""
