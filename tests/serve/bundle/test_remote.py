@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -25,7 +25,7 @@ from tests.serve.strict_owner import StrictOwner
 from tests.waiting import PATIENCE_S, until, until_async
 
 from limelens.explain import explain
-from limelens.serve.bundle import Bundle, load_bundle
+from limelens.serve.bundle import Bundle, load_bundle, loading
 from limelens.serve.bundle.execution.device_thread import device_thread
 from limelens.serve.bundle.remote.device_client import (
     DEVICE_PROCESS,
@@ -41,7 +41,7 @@ from limelens.serve.bundle.remote.protocol import (
 )
 from limelens.serve.bundle.remote.runs import RemoteRuns
 from limelens.serve.bundle.remote.shared_batch import BatchShape, SharedBatch
-from limelens.serve.errors import BundleError
+from limelens.serve.errors import BundleError, UnavailableError
 from limelens.serve.processes.device_process import owned_device
 from limelens.serve.scheduling.gpu import GpuEngine
 from limelens.serve.scheduling.inference import Counts, FittedImage
@@ -214,11 +214,17 @@ def test_a_file_whose_device_s_process_is_killed_once_is_loaded_by_the_next(path
         np.testing.assert_allclose(found, expected.predict(random_images(3)), atol=1e-5)
 
 
-def test_an_owner_that_hangs_while_it_loads_a_model_says_so(path: Path) -> None:
-    with StrictOwner(hangs=True) as owner:
-        assert owner.at_work_s() == 0
-        threading.Thread(target=load_bundle, args=(path, owner.device), daemon=True).start()
-        until(lambda: owner.at_work_s() > 0.5)
+def test_an_owner_that_hangs_while_it_loads_a_model_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_STARTING_S", 2 * PATIENCE_S)
+    with ThreadPoolExecutor(1) as pool:
+        with StrictOwner(hangs=True) as owner:
+            assert owner.at_work_s() == 0
+            loaded = pool.submit(load_bundle, path, owner.device)
+            until(lambda: owner.at_work_s() > 0.5)
+        # Nobody listens for another one.
+        assert isinstance(loaded.exception(PATIENCE_S), DeviceGoneError)
 
 
 class ListeningHere:
@@ -332,6 +338,18 @@ def test_a_process_that_can_open_no_more_files_finds_the_device_again_later() ->
                 assert "Too many open files" in worker.stderr.readline()
             with here.greeted(b"second"):
                 assert worker.stdout.readline() == "second\n"
+
+
+def test_a_request_without_a_file_left_fails_and_waits_for_no_other_process(
+    listening: tuple[DeviceClient, ListeningHere],
+) -> None:
+    client, here = listening
+    with here.greeted(b"first"):
+        session = client.wait(PATIENCE_S)
+        with no_more_files(os.getpid()), pytest.raises(UnavailableError) as found:
+            client.request(session, PrepareSizes(1))
+        assert "Too many open files" in str(found.value)
+        assert not isinstance(found.value, DeviceGoneError)  # for which others wait
 
 
 def test_an_owner_that_can_open_no_more_files_lets_workers_in_later(

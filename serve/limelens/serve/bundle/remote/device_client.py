@@ -71,6 +71,7 @@ class DeviceClient:
         self._changed = threading.Condition(self._lock)
         self._session = b""
         self._has_all = False
+        self._is_over = False  # no process will come any more
         self._gone_at = 0.0  # by `time.monotonic`
         self._connections: set[Connection] = set()  # of the session, for requests
         self._idle: list[Connection] = []
@@ -106,10 +107,13 @@ class DeviceClient:
         """Waits until a process is there, other than the one named `after`; returns its session.
 
         Raises:
-            DeviceGoneError: It did not come in time.
+            DeviceGoneError: It did not come in time, or none will.
         """
         with self._changed:
-            if self._changed.wait_for(lambda: self._session not in (b"", after), timeout_s):
+            self._changed.wait_for(
+                lambda: self._is_over or self._session not in (b"", after), timeout_s
+            )
+            if self._session not in (b"", after):
                 return self._session
         raise DeviceGoneError("the process that owns the device does not answer")
 
@@ -117,13 +121,16 @@ class DeviceClient:
         """Waits until another process than that of a session has everything open.
 
         Raises:
-            DeviceGoneError: The device has been without a process for `PATIENCE_S`.
+            DeviceGoneError: The device has been without a process for `PATIENCE_S`, or for good.
         """
         with self._changed:
             # That it is gone may be noticed later here than where a request failed.
             since = time.monotonic() if self._session == after else self._gone_at
             left_s = since + PATIENCE_S - time.monotonic()
-            if self._changed.wait_for(lambda: self._has_all and self._session != after, left_s):
+            self._changed.wait_for(
+                lambda: self._is_over or (self._has_all and self._session != after), left_s
+            )
+            if self._has_all and self._session != after:
                 return
         raise DeviceGoneError()
 
@@ -132,6 +139,7 @@ class DeviceClient:
 
         Raises:
             DeviceGoneError: That process is gone.
+            UnavailableError: This process can open no more files.
             Exception: What the process answered.
         """
         try:
@@ -146,7 +154,7 @@ class DeviceClient:
                 raise
         except (OSError, EOFError) as error:
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-                raise DeviceGoneError(f"the device cannot be reached: {error.strerror}") from None
+                raise UnavailableError(f"the device cannot be reached: {error.strerror}") from None
             raise DeviceGoneError() from None
         with self._lock:
             # Those of a session that is over are not needed again.
@@ -214,6 +222,9 @@ class DeviceClient:
             # The supervisor listens for all processes of the device, so it is gone too.
             except ConnectionRefusedError as error:
                 _log.error("no process owns the device any more: %s", error)
+                with self._changed:
+                    self._is_over = True
+                    self._changed.notify_all()
                 return
             except OSError as error:
                 _log.error("the device cannot be reached: %s", error)
