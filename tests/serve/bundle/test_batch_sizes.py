@@ -19,6 +19,7 @@ from tests.waiting import slow_by
 
 from limelens.serve import load_bundle
 from limelens.serve.bundle.devices import gpu_index
+from limelens.serve.bundle.execution import prepared
 from limelens.serve.bundle.execution.batch_sizes import batch_sizes, first_sizes
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.errors import InvalidRequestError
@@ -176,16 +177,25 @@ def test_unknown_devices_are_refused(device: str) -> None:
         gpu_index(device)
 
 
-def test_a_process_with_page_locked_memory_exits_silently(model: Path) -> None:
+def test_a_process_with_page_locked_memory_exits_silently() -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.serve.stand_in import *; "
-        "bundle = stand_in(Path(sys.argv[1])); bundle.prepare(); "
-        "bundle.predict(random_images(3)); print('done')"
+        "import numpy as np; from limelens.serve.bundle.execution.prepared import pin; "
+        "array = np.empty(1 << 20, np.uint8); pin(array); print('done')"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(model)], capture_output=True, text=True, check=True
-    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (ended.stdout, ended.stderr) == ("done\n", "")
+
+
+def test_batches_of_the_cpu_leave_cuda_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_array: object) -> None:
+        raise AssertionError("CUDA would start")
+
+    monkeypatch.setattr(prepared, "pin", fail)
+    bundle = load_bundle(model, "cpu", batches=True)
+    bundle.prepare()
+    images = random_images(3)
+    found, expected = bundle.predict(images), load_bundle(model, "cpu").predict(images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @needs_cuda

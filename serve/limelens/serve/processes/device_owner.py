@@ -29,6 +29,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from limelens.serve.bundle import Bundle, Metadata, load_bundle
+from limelens.serve.bundle.devices import CUDA
 from limelens.serve.bundle.execution.batch_sizes import Runs, batch_sizes
 from limelens.serve.bundle.execution.device_thread import Urgency
 from limelens.serve.bundle.execution.perturbing import RowModel
@@ -91,7 +92,8 @@ class _Share:
     def map(self, message: MapBatch, file: int) -> None:
         """Maps a batch's memory."""
         batch = SharedBatch.over(file, message.shape)
-        self.model.runs.thread.call(lambda: pin(batch.memory))
+        if self.model.bundle.provider == CUDA:
+            self.model.runs.thread.call(lambda: pin(batch.memory))
         self.batches[message.batch] = batch
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
-from limelens.serve.bundle.execution.prepared import DevicePlacement, PreparedRun, pinned_empty
+from limelens.serve.bundle.execution.prepared import DevicePlacement, PreparedRun
 from limelens.serve.errors import LimelensError
 
 INPUT: Final = "images"
@@ -164,7 +164,7 @@ class BatchRuns:
         return self._opened.sizes
 
     def borrow_staging(self) -> Staging:
-        """Page-locked memory for one batch, until `return_staging`."""
+        """See `Runs`; a GPU's is page-locked."""
         with contextlib.suppress(IndexError):
             staging = self._stagings.pop()
             if len(staging.images) >= self.sizes[-1]:
@@ -176,7 +176,7 @@ class BatchRuns:
         self._stagings.append(staging)
 
     def _new_staging(self) -> Staging:
-        return Staging(pinned_empty((self.sizes[-1], *self._input_size, 3)))
+        return Staging(self._place.empty_on_host((self.sizes[-1], *self._input_size, 3)))
 
     def prepare_all(self, sizes: Sequence[int]) -> None:
         """Prepares batch sizes, given in ascending order.

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from limelens.serve.bundle.execution.batch_sizes import OpenedSession, free_on, preparing, timed
 from limelens.serve.bundle.execution.device_thread import DeviceThread, Urgency
-from limelens.serve.bundle.execution.prepared import DevicePlacement, PreparedRun, pinned_empty
+from limelens.serve.bundle.execution.prepared import DevicePlacement, PreparedRun
 from limelens.serve.bundle.metadata import Metadata
 from limelens.serve.errors import BundleError, ModelOutputError
 
@@ -133,9 +133,7 @@ class RowRuns:
             _COLUMNS: place.empty((height, width, 1), np.int32),
             _PLACES: place.empty((1, height, width), np.int32),
         }
-        self._canvas = thread.call(
-            lambda: pinned_empty((CANVAS_SCALE * height * width, 3), np.uint8)
-        )
+        self._canvas = thread.call(lambda: place.empty_on_host((CANVAS_SCALE * height * width, 3)))
         self._canvas[:] = 0
         self._written: _Shared | None = None
         self._runs: dict[int, PreparedRun] = {}

@@ -40,6 +40,13 @@ class DevicePlacement:
             list(shape), np.dtype(dtype).type, self.kind, self.index
         )
 
+    def empty_on_host(self, shape: Sequence[int]) -> NDArray[np.uint8]:
+        """A uint8 array to copy from; a GPU's is page-locked, see `pin`."""
+        array = np.empty(shape, np.uint8)
+        if self.kind == "cuda":
+            pin(array)
+        return array
+
 
 class PreparedRun:
     """One shape of a session: its memory on the device and its CUDA graph.
@@ -109,17 +116,11 @@ def _run_options(graph_id: int) -> Any:
     return options
 
 
-def pinned_empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
-    """An array in page-locked memory; see `pin`."""
-    array: NDArray[Any] = np.empty(shape, dtype)
-    pin(array)
-    return array
-
-
 def pin(array: NDArray[Any]) -> None:
     """Locks the pages of an array, so that a GPU copies from it at full speed.
 
-    It stays plain memory if CUDA cannot. The pages are unlocked when the array is freed.
+    It stays plain memory if CUDA cannot; otherwise CUDA starts, which takes memory of the GPU. The
+    pages are unlocked when the array is freed.
     """
     runtime = _runtime()
     if runtime is None or array.nbytes == 0:
