@@ -103,9 +103,9 @@ class Supervisor:
         self._limiter = Limiter()
         # Does not run models: workers do, before they serve them.
         self._validator = Validator(config.public_keys, run=False)
-        self._rollout = Rollout(
-            self._epoch, self._validator, config.processes, num_threads_of(config)
-        )
+        # The owner of the CPU runs batches on one thread.
+        num_threads = 1 if owned else num_threads_of(config)
+        self._rollout = Rollout(self._epoch, self._validator, config.processes, num_threads)
         self._repository: Repository | None = None
         self._watcher: Watcher | None = None
         self._http: HttpPort | None = None

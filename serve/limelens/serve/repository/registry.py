@@ -120,7 +120,9 @@ def ready_line(address: str, models: ModelRegistry, processes: int = 1) -> str:
     names = ", ".join(f"{one.name} {one.version}" for one in models.served)
     bundles = [one.bundle for one in models.served]
     devices = {
-        f"{one.provider}, {one.num_threads} threads" if one.provider == CPU else one.provider
+        f"{one.provider}, {counted(one.num_threads, 'thread')}"
+        if one.provider == CPU
+        else one.provider
         for one in bundles
     }
     several = f"{processes} processes; " if processes > 1 else ""

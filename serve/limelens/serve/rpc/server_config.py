@@ -207,9 +207,10 @@ class ServerConfig:
                 "each label",
             )
         if self.is_supervised and is_unix(self.listen):
+            without = ", no --device-process" if self.device_process else ""
             raise ListenError(
                 f"several processes cannot listen on {self.listen}: a socket of the file system "
-                "has one listener; expected HOST:PORT, or one process (--processes 1)"
+                f"has one listener; expected HOST:PORT, or one process (--processes 1{without})"
             )
         access, tls = self.access, self.tls
         has_client_ca = tls is not None and tls.client_ca is not None
