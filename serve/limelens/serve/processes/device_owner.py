@@ -61,6 +61,7 @@ from limelens.serve.processes.joined_batches import HandedBatch, JoinedBatches
 from limelens.serve.processes.messages import DeviceAssignment
 from limelens.serve.processes.worker_process import LOAD_S
 from limelens.serve.rpc.transport.listening import allow_many_connections
+from limelens.serve.rpc.transport.memory import give_large_blocks_back
 from limelens.serve.wording import first_line
 
 T = TypeVar("T")
@@ -340,6 +341,7 @@ def main() -> None:
     assignment: DeviceAssignment = receive_first(end)
     set_up_logs(assignment.log_level, assignment.log_format, device=assignment.device)
     allow_many_connections()
+    give_large_blocks_back()
     load_runtime(assignment.device)  # now, when nobody waits for it
     asyncio.run(_follow(DeviceOwner(assignment), end, listener))
     # Python's own exit would unload libraries under the device's thread.

@@ -36,6 +36,7 @@ from limelens.serve.processes.staged_registry import StagedRegistry
 from limelens.serve.rpc.proofs import Proofs
 from limelens.serve.rpc.server import Server, Siblings
 from limelens.serve.rpc.transport.listening import allow_many_connections
+from limelens.serve.rpc.transport.memory import give_large_blocks_back
 from limelens.serve.scheduling.statistics import Statistics, total
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def main() -> None:
     config = assignment.config
     set_up_logs(config.log_level, config.log_format, worker=assignment.number)
     allow_many_connections()
+    give_large_blocks_back()
 
     async def work() -> None:
         await Worker(assignment, epoch).run(end)
