@@ -25,7 +25,7 @@ from tests.serve.strict_owner import StrictOwner
 from tests.waiting import PATIENCE_S, until, until_async
 
 from limelens.explain import explain
-from limelens.serve.bundle import Bundle, load_bundle, loading
+from limelens.serve.bundle import Bundle, load_bundle
 from limelens.serve.bundle.execution.device_thread import device_thread
 from limelens.serve.bundle.remote.device_client import (
     DEVICE_PROCESS,
@@ -217,7 +217,7 @@ def test_a_file_whose_device_s_process_is_killed_once_is_loaded_by_the_next(path
 def test_an_owner_that_hangs_while_it_loads_a_model_says_so(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "_STARTING_S", 2 * PATIENCE_S)
+    monkeypatch.setattr("limelens.serve.bundle.remote.loading._STARTING_S", 2 * PATIENCE_S)
     with ThreadPoolExecutor(1) as pool:
         with StrictOwner(hangs=True) as owner:
             assert owner.at_work_s() == 0

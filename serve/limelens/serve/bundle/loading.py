@@ -1,7 +1,7 @@
 """Loads a bundle onto a device, and proves that it works there.
 
 It knows how onnxruntime's sessions are set up on the CPU and on GPUs, and how well the golden
-vector must be met.
+vector must be met. A device that another process owns is for `remote.loading`.
 """
 
 from __future__ import annotations
@@ -34,23 +34,14 @@ from limelens.serve.bundle.execution.perturbing import (
 from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.folder import bundle_in, version_of
 from limelens.serve.bundle.metadata import CLASSIFYING, Metadata, Task
-from limelens.serve.bundle.remote.device_client import (
-    DEVICE_PROCESS,
-    DeviceClient,
-    DeviceGoneError,
-    device_client,
-)
+from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS
+from limelens.serve.bundle.remote.loading import load_remote
 from limelens.serve.bundle.remote.protocol import OpenModel
-from limelens.serve.bundle.remote.runs import RemoteRuns
 from limelens.serve.bundle.session import Bundle, ExplanationRows, refusing_failures
 from limelens.serve.errors import BundleError, MissingExtraError, ProviderError
 from limelens.serve.wording import first_line
 
 _NEAR_ONE: Final = 1e-3
-_STARTING_S: Final = 60.0
-"""How long to wait for the process that owns a device."""
-_MOST_LOST: Final = 2
-"""A model is refused once that process ended so often while it loaded it."""
 _log = logging.getLogger(__name__)
 
 
@@ -128,7 +119,7 @@ def load_bundle(
     if is_remote:
         tasks = frozenset({metadata.task})
         message = OpenModel(0, path, data, metadata.to_props(), tasks, max_batch_size, few_sizes)
-        return _patiently_remote(message, metadata, device, chunk=chunk)
+        return load_remote(message, metadata, device, chunk=chunk, check=_check_golden)
     onnxruntime = load_runtime(device)
     size = metadata.resize.height, metadata.resize.width
     found, reason = None, ""
@@ -251,47 +242,6 @@ def _cpu_session(ort: Any, data: bytes, path: Path) -> Any:
         return ort.InferenceSession(data, _options(ort), providers=[CPU])
     except Exception as error:
         raise BundleError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
-
-
-def _patiently_remote(
-    message: OpenModel, metadata: Metadata, device: str, *, chunk: int | None
-) -> Bundle:
-    """As `_remote`; if that process ends meanwhile, tried again in its replacement."""
-    client = device_client(device.removeprefix(DEVICE_PROCESS))
-    session = b""
-    for _ in range(_MOST_LOST):
-        session = client.wait(_STARTING_S, after=session)
-        try:
-            bundle = _remote(client, message, metadata, chunk=chunk)
-            _check_golden(bundle)
-        except DeviceGoneError:
-            _log.warning("%s: the device was lost while it was loaded", message.path)
-        else:
-            return bundle
-    raise BundleError(
-        f"{message.path}: the process that owns the device ended {_MOST_LOST} times while it "
-        "loaded it"
-    )
-
-
-def _remote(
-    client: DeviceClient, message: OpenModel, metadata: Metadata, *, chunk: int | None
-) -> Bundle:
-    """A bundle whose sessions are in the process that owns the device."""
-    path = message.path
-    runs = RemoteRuns(client, message, (metadata.resize.height, metadata.resize.width))
-    return Bundle(
-        metadata=metadata,
-        version=version_of(path),
-        path=path,
-        provider=runs.opened.provider,
-        provider_reason=runs.opened.provider_reason,
-        num_threads=1,
-        session=runs.session,
-        runs=runs,
-        rows=ExplanationRows(runs.prepare_rows, chunk),
-        tf32=runs.opened.tf32,
-    )
 
 
 def _on_cpu(ort: Any, data: bytes, size: tuple[int, int], path: Path) -> OnDevice:
