@@ -91,6 +91,9 @@ def test_a_run_in_training_has_one_writer_until_that_is_killed(
         assert f"Invalid value for '{parameter}'" in said(result.stderr)
         assert f"{run.name} is in use: {holder}" in said(result.stderr)
         assert "wait until that has ended" in said(result.stderr)
+        # What is begun in another folder resumes nothing.
+        has_choice = arguments[0] == "train" and "--resume" not in arguments
+        assert ("choose another folder (--out)" in said(result.stderr)) == has_choice
     assert contents(run) == before
 
     exporting = ("export", run, "--name", "x", "--models", tmp_path / "models", "--anyway")

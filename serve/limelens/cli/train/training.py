@@ -267,7 +267,7 @@ def train(
             _check_architecture(chosen.arch)
         if is_run and is_first:
             with in_use():
-                run_lock.check_free(run, ANOTHER_FOLDER)
+                run_lock.check_free(run, "" if resume else ANOTHER_FOLDER)
         check_training(data, run, chosen, images=table, macro=macro, resume=resume or not is_run)
         if is_run and is_first:
             writable_folder(run)

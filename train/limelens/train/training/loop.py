@@ -130,8 +130,9 @@ def train(
     check_architecture(given.arch)
     with joined() as processes, ExitStack() as held:
         # Before the state is read, which another process would change meanwhile.
+        otherwise = "" if resume else ANOTHER_FOLDER
         processes.first(
-            lambda: held.enter_context(run_lock.writing(out, "limelens train", ANOTHER_FOLDER))
+            lambda: held.enter_context(run_lock.writing(out, "limelens train", otherwise))
         )
         if processes.agree(not resume and holds_run(out)):
             raise holds_run_error(out)
