@@ -50,7 +50,7 @@ def owned(fleet: Callable[..., Fleet]) -> Callable[..., Fleet]:
 def explanations(server: Fleet) -> set[bytes]:
     """Those of all workers, without their times."""
     found = set()
-    for stub in server.stubs():
+    for stub in server.stubs(8):
         explanation = stub.Explain(EXPLAIN)
         explanation.ClearField("timings")
         found.add(explanation.SerializeToString())
@@ -128,6 +128,7 @@ def test_calls_while_an_owner_is_replaced_end_unavailable_at_worst(
         for _ in range(2):
             replace_owner(server)
             load.more()
+    # Of a machine so busy that they waited for more than five seconds.
     assert load.codes <= {grpc.StatusCode.UNAVAILABLE}
     stubs = server.stubs()
     until(lambda: all(map(answers, stubs)))  # one worker may have the device before the other
@@ -143,9 +144,8 @@ def test_a_worker_that_is_killed_loses_only_its_own_calls(owned: Callable[..., F
     server = owned()
     owner = server.owner
     with Load(server, 8) as load:
-        for _ in range(2):
-            server.replace_worker()
-            load.more()
+        server.replace_worker()
+        load.more()
     assert load.codes <= {grpc.StatusCode.UNAVAILABLE}
     assert server.owner == owner
     assert len(explanations(server)) == 1
