@@ -28,8 +28,9 @@ def main() -> None:
     is_up = threading.Event()
 
     def answer(request: BaseHTTPRequestHandler) -> None:
-        says(204 if is_up.is_set() else 503)(request)
-        if is_up.is_set():
+        takes = is_up.is_set()  # asked once: it may change while the answer is sent
+        says(204 if takes else 503)(request)
+        if takes:
             taken.append(receiver.sequences[-1])
 
     taken: list[int] = []
