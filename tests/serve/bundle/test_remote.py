@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -468,3 +469,33 @@ def test_only_processes_of_the_same_user_are_answered() -> None:
     with ours, theirs:
         assert is_same_user(ours, os.getuid())
         assert not is_same_user(ours, os.getuid() + 1)
+
+
+def test_a_user_whom_a_namespace_does_not_know_is_not_taken_for_its_own() -> None:
+    program = (
+        "import os, socket\n"
+        "from limelens.serve.bundle.remote.protocol import is_same_user\n"
+        "ours, theirs = socket.socketpair(socket.AF_UNIX)\n"
+        "assert is_same_user(ours, os.getuid())\n"
+        "listener = socket.socket(socket.AF_UNIX)\n"
+        "listener.bind('')\n"
+        "listener.listen()\n"
+        "print(listener.getsockname()[1:].decode(), flush=True)\n"
+        "print(is_same_user(listener.accept()[0], os.getuid()))\n"
+    )
+    may = (
+        shutil.which("unshare")
+        and not subprocess.run(
+            ["unshare", "--user", "true"], check=False, capture_output=True
+        ).returncode
+    )
+    if not may:
+        pytest.skip("no user namespace can be made here")
+    with subprocess.Popen(
+        ["unshare", "--user", sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as inside:
+        assert inside.stdout is not None
+        address = inside.stdout.readline().strip()
+        with socket.socket(socket.AF_UNIX) as end:
+            end.connect("\0" + address)
+            assert inside.stdout.readline() == "False\n"

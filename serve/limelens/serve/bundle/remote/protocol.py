@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from limelens.serve.bundle.metadata import Task
 from limelens.serve.bundle.remote.shared_batch import BatchShape
 
+_UNKNOWN_USER: Final = Path("/proc/sys/kernel/overflowuid")
 _CREDENTIALS: Final = struct.Struct("3i")  # process, user and group
 
 
@@ -170,9 +171,22 @@ Message = (
 
 
 def is_same_user(end: socket.socket, user: int) -> bool:
-    """Whether the process at the other end of a Unix socket is that user's."""
+    """Whether the process at the other end of a Unix socket is that user's.
+
+    In a user namespace, all users that it does not know have one number, which this process may
+    have too: then the other one must be in the same namespace.
+    """
     found = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(found)[1] == user)
+    process, other, _ = _CREDENTIALS.unpack(found)
+    if other != user:
+        return False
+    if user != int(_UNKNOWN_USER.read_text()):
+        return True
+    try:
+        namespaces = {Path(f"/proc/{one}/ns/user").readlink() for one in ("self", process)}
+    except OSError:  # it may not be looked at, as one outside
+        return False
+    return len(namespaces) == 1
 
 
 def tensors_of(nodes: Any) -> tuple[TensorInfo, ...]:
