@@ -88,14 +88,15 @@ class ServerProcess:
 
         A younger one may be there, that will replace it.
         """
-        return min(self.owners, default=0)
+        return next(iter(self.owners), 0)
 
     @property
     def owners(self) -> tuple[int, ...]:
-        """Ids of that process and of the one that will replace it."""
+        """Ids of that process and of the one that will replace it, the elder first."""
         return self._children("limelens.serve.processes.device_owner")
 
     def _children(self, module: str = "") -> tuple[int, ...]:
+        """Ids of children in the order in which they were started."""
         pid, found = self.process.pid, []
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended

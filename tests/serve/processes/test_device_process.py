@@ -243,6 +243,34 @@ def test_a_server_is_not_ready_until_its_models_are_open_on_the_device(
 
 
 @pytest.mark.ci
+def test_metrics_count_the_memory_of_the_owner_and_its_spare(
+    owned: Callable[..., Fleet], own_port: Callable[[], int]
+) -> None:
+    http = f"127.0.0.1:{own_port()}"
+    server = owned("--http", http)
+    until(lambda: len(server.owners) == 2)
+
+    def reported() -> float:
+        with urllib.request.urlopen(f"http://{http}/metrics", timeout=60) as page:
+            lines = page.read().decode().splitlines()
+        (line,) = (one for one in lines if one.startswith("process_virtual_memory_bytes "))
+        return float(line.split()[1])
+
+    def is_whole() -> bool:
+        children = *server.workers, *server.owners
+        sizes = [size_of(one) for one in (server.process.pid, *children)]
+        return reported() > sum(sizes) - min(sizes) / 2
+
+    until(is_whole)
+
+
+def size_of(pid: int) -> int:
+    """Bytes of a process's address space."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.ci
 def test_workers_follow_a_change_of_versions_while_the_device_is_away(
     owned: Callable[..., Fleet], tmp_path: Path, bundles: BundleMaker
 ) -> None:

@@ -40,9 +40,15 @@ class Owners:
         self._is_closed = False
 
     @property
+    def is_complete(self) -> bool:
+        """Whether each device has an owner now; any thread may ask."""
+        return len(self._owners) == len(self.devices)
+
+    @property
     def pids(self) -> tuple[int, ...]:
-        """Ids of the owners that run, one for each device unless it is replaced."""
-        return tuple(one.pid for one in tuple(self._owners.values()))
+        """Ids of all processes that run, spares included; any thread may ask."""
+        children = (*self._owners.values(), *self._spares.values())
+        return tuple(one.pid for one in children)
 
     async def run(self, device: OwnedDevice) -> str:
         """Runs the owner of a device to its end; returns how it ended."""

@@ -158,8 +158,7 @@ class Supervisor:
         if not self._complete.is_set():
             return "starting"
         serving = tuple(self._serving.values())
-        owners = self._owners
-        if len(owners.pids) < len(owners.devices) or not all(one.has_device for one in serving):
+        if not self._owners.is_complete or not all(one.has_device for one in serving):
             return "a device is starting anew"
         return "" if serving else "no worker serves"
 
