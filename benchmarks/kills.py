@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ _REQUIRED_S: Final = 3.0
 _PROBES: Final = 30
 _PAUSE_S: Final = 6.0  # a server that keeps losing processes replaces them more slowly
 _HANGS_S: Final = 30.0
+_MOST_S: Final = 60.0
 _TOLERANCE: Final = 1e-3
 
 
@@ -126,6 +128,15 @@ def _is_whole(server: ServerProcess, calls: _Calls, killed: int, counts: tuple[i
             one.close()
 
 
+def _seconds_until(is_whole: Callable[[], bool]) -> float:
+    began = time.monotonic()
+    while not is_whole():
+        if time.monotonic() - began > _MOST_S:
+            raise LimelensError(f"the server is not whole after {_MOST_S:g} seconds")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
 def kill_under_load(
     models: Path,
     model: Path,
@@ -176,15 +187,8 @@ def kill_under_load(
             time.sleep(_PAUSE_S)
             killed = find(server)
             os.kill(killed, signal.SIGKILL)
-            began = time.monotonic()
-            while True:
-                asked = time.monotonic()
-                if _is_whole(server, calls, killed, counts):
-                    break
-                if asked - began > 60:
-                    raise LimelensError(f"{kills.kind}: not whole after a minute")
-                time.sleep(0.02)
-            kills.whole_s.append(time.monotonic() - began)
+            is_whole = partial(_is_whole, server, calls, killed, counts)
+            kills.whole_s.append(_seconds_until(is_whole))
         is_over.set()
         for one in threads:
             one.join(2 * _HANGS_S)
