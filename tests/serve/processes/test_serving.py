@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -294,6 +295,27 @@ def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(
     code, errors = server.end()
     assert code == 0
     assert errors.count("ended: signal SIGKILL; another starts") == 2
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("layout", [(), ("--device-process",)], ids=["alike", "device process"])
+def test_a_process_that_cannot_be_started_is_tried_again(
+    fleet: Callable[..., Fleet], layout: tuple[str, ...]
+) -> None:
+    server = fleet("--reload", "off", *layout)
+    supervisor = server.process.pid
+    soft, hard = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, hard))  # not one file more
+    os.kill(server.workers[0], signal.SIGKILL)
+    said = server.process.stderr
+    assert said is not None
+    while "it could not be started: [Errno 24]" not in (line := said.readline()):
+        assert line
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: len(server.workers) == 2)
+    assert server.versions(server.stubs()) == {1}
+    server.send_signal(signal.SIGTERM)
+    assert server.end()[0] == 0
 
 
 @pytest.mark.ci

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from limelens.serve.errors import UnavailableError
-from limelens.serve.processes.child_process import describe_end
-from limelens.serve.processes.device_process import DeviceProcess, OwnedDevice
+from limelens.serve.processes.child_process import ACT_S, describe_end
+from limelens.serve.processes.device_process import DeviceProcess, OwnedDevice, owner_of
 from limelens.serve.processes.messages import DeviceAssignment
 from limelens.serve.processes.worker_process import LOAD_S
 from limelens.serve.rpc.server_config import ServerConfig
@@ -53,16 +53,18 @@ class Owners:
     async def run(self, device: OwnedDevice) -> str:
         """Runs the owner of a device to its end; returns how it ended."""
         name = device.device
-        owner = self._spares.pop(name, None) or await self._start(device)
+        spare = self._spares.pop(name, None)
+        owner = spare or await self._start(device)
         self._owners[name] = owner
         ended = asyncio.create_task(owner.ended())
         try:
             if self._is_closed:
                 owner.kill()
-            await owner.request("own", timeout_s=LOAD_S)  # it starts
+            # Only one that is not a spare still has to start.
+            await owner.request("own", timeout_s=LOAD_S if spare is None else ACT_S)
             await asyncio.wait((ended,), timeout=_SPARE_S)  # models load meanwhile
             if not ended.done():
-                self._spares[name] = await self._start(device)
+                await self._start_spare(device)
             await owner.watch(ended, self._ping_s)
         except UnavailableError as error:
             _log.debug("%s: %s", owner.name, error)
@@ -83,6 +85,12 @@ class Owners:
         """Ends all that run now."""
         for child in (*self._owners.values(), *self._spares.values()):
             child.kill()
+
+    async def _start_spare(self, device: OwnedDevice) -> None:
+        try:
+            self._spares[device.device] = await self._start(device)
+        except OSError as error:  # of processes, files or memory
+            _log.warning("no spare for %s could be started: %s", owner_of(device.device), error)
 
     async def _start(self, device: OwnedDevice) -> DeviceProcess:
         config = self._config

@@ -209,7 +209,10 @@ class Supervisor:
         num_ended_soon = 0
         while True:
             began = time.monotonic()
-            end = await run()
+            try:
+                end = await run()
+            except OSError as error:  # no process, file or memory is left to start it
+                end = f"it could not be started: {error}"
             if self._stopping.is_set():
                 return
             if not self._complete.is_set():
