@@ -122,9 +122,10 @@ def test_threads_at_once_get_their_own_numbers(owner: StrictOwner, path: Path) -
     assert not wrong
 
 
-def test_a_device_s_process_that_was_killed_is_told_at_once_and_its_replacement_goes_on(
-    owner: StrictOwner, path: Path
+def test_a_device_s_process_that_was_killed_is_told_and_its_replacement_goes_on(
+    owner: StrictOwner, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("limelens.serve.bundle.remote.device_client.PATIENCE_S", 0.0)
     bundle = load_bundle(path, owner.device)
     bundle.prepare()
     before = bundle.predict(random_images(5)), weights(bundle)
@@ -166,6 +167,26 @@ async def test_a_batch_that_its_process_did_not_run_is_run_by_the_next_one(
         await until_async(lambda: engine.counts == lost)  # each of its batches is looked at
     finally:
         engine.close()
+
+
+def test_an_explanation_that_begins_while_no_process_is_there_waits_for_the_next(
+    owner: StrictOwner, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limelens.serve.bundle.remote.device_client.PATIENCE_S", PATIENCE_S)
+    bundle, photo = load_bundle(path, owner.device), random_images(1)[0]
+    client = device_client(owner.device.removeprefix(DEVICE_PROCESS))
+    bundle.prepare()
+    before = weights(bundle)
+    with ThreadPoolExecutor(2) as pool:
+        owner.end()
+        until(lambda: not client.session)
+        waiting = pool.submit(weights, bundle), pool.submit(bundle.predict, photo[np.newaxis])
+        assert not any(one.done() for one in waiting)
+        owner.start()
+        explained, predicted = (one.result(PATIENCE_S) for one in waiting)
+    for found, expected in zip(explained, before, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(predicted, bundle.predict(photo[np.newaxis]), atol=1e-5)
 
 
 def test_an_explanation_does_not_go_on_in_another_process(owner: StrictOwner, path: Path) -> None:

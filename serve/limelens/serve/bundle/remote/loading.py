@@ -13,7 +13,6 @@ from limelens.serve.bundle.folder import version_of
 from limelens.serve.bundle.metadata import Metadata
 from limelens.serve.bundle.remote.device_client import (
     DEVICE_PROCESS,
-    DeviceClient,
     DeviceGoneError,
     device_client,
 )
@@ -56,8 +55,10 @@ def load_remote(
     for _ in range(_MOST_LOST):
         session = client.wait(_STARTING_S, after=session)
         try:
-            bundle = _opened(client, message, metadata, chunk=chunk)
+            runs = RemoteRuns(client, message, (metadata.resize.height, metadata.resize.width))
+            bundle = _bundle_of(runs, message, metadata, chunk=chunk)
             check(bundle)
+            runs.follow()
         except DeviceGoneError:
             _log.warning("%s: the device was lost while it was loaded", message.path)
         else:
@@ -68,10 +69,9 @@ def load_remote(
     )
 
 
-def _opened(
-    client: DeviceClient, message: OpenModel, metadata: Metadata, *, chunk: int | None
+def _bundle_of(
+    runs: RemoteRuns, message: OpenModel, metadata: Metadata, *, chunk: int | None
 ) -> Bundle:
-    runs = RemoteRuns(client, message, (metadata.resize.height, metadata.resize.width))
     return Bundle(
         metadata=metadata,
         version=version_of(message.path),

@@ -86,10 +86,19 @@ class RemoteRuns:
         self._is_prepared = False
         self._chunk = 0
         self._session = b""  # of the client, in which the model is open
+        self._follows = False
         self._open()
         weakref.finalize(self, client.send_later, CloseModel(self.model)).atexit = False
-        if client.join(self) not in (b"", self._session):
+
+    def follow(self) -> None:
+        """Has the model opened in each process that follows, for which runs wait from now on.
+
+        Raises:
+            DeviceGoneError: The process in which it is open has been replaced.
+        """
+        if self._client.join(self) not in (b"", self._session):
             raise DeviceGoneError()
+        self._follows = True
 
     @property
     def model(self) -> int:
@@ -150,11 +159,7 @@ class RemoteRuns:
         return RemoteRows(self, self._chunk) if self._chunk else None
 
     def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """See `Runs`.
-
-        Raises:
-            DeviceGoneError: The device's process is gone.
-        """
+        """See `Runs`; with the errors of `run_batch`, and as patient."""
         most = self.sizes[-1]
         parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
         found = [self._run_part(outputs, part) for part in parts]
@@ -168,7 +173,7 @@ class RemoteRuns:
         """See `Runs`. If the device's process ends meanwhile, the next one runs the batch.
 
         Raises:
-            DeviceGoneError: That one ended too, or did not come.
+            DeviceGoneError: That one ended too, or did not come, or is not followed.
             OverloadedError: The device has no memory left.
         """
         return self._patiently(lambda: self._run_batch(outputs, staging, count))
@@ -205,8 +210,11 @@ class RemoteRuns:
     def _patiently(self, work: Callable[[], T]) -> T:
         """Does something once more, in the next process, if the device's process is gone."""
         session = self._session
-        with contextlib.suppress(DeviceGoneError):
+        try:
             return work()
+        except DeviceGoneError:
+            if not self._follows:
+                raise
         self._client.wait_for_all(session)
         return work()
 
@@ -216,7 +224,7 @@ class RemoteRuns:
         staging = self.borrow_staging()
         try:
             np.copyto(staging.images[: len(images)], images)
-            return self._run_batch(outputs, staging, len(images))
+            return self.run_batch(outputs, staging, len(images))
         finally:
             self.return_staging(staging)
 
