@@ -89,7 +89,11 @@ def _health(channel: Any, timeout_s: float | None) -> Iterator[Check]:
         yield ok("health", "SERVING")
     else:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-        yield wrong("health", name, "the server is going down; check again once it has started")
+        yield wrong(
+            "health",
+            name,
+            "the server is going down, or the owner of its GPU is replaced; check again soon",
+        )
     median, most = statistics.median(took_ms[1:]), max(took_ms[1:])
     yield ok("round trip", f"median {median:.1f} ms of {_NUM_ROUND_TRIPS}, at most {most:.1f}")
 
