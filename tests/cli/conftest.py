@@ -28,6 +28,16 @@ class Result:
         """Stdout, which must be one JSON document and nothing else."""
         return json.loads(self.stdout)
 
+    @property
+    def said(self) -> str:
+        """What stderr says; see `unframed`."""
+        return unframed(self.stderr)
+
+
+def unframed(text: str) -> str:
+    """A message in one line, without the frame of an error."""
+    return " ".join(text.replace("│", " ").split())
+
 
 @pytest.fixture
 def limelens(

@@ -34,10 +34,6 @@ def names_a_file(one: Any) -> bool:
     )
 
 
-def said(result: Any) -> str:
-    return " ".join(result.stderr.replace("│", " ").split())
-
-
 def test_an_empty_path_is_refused_by_every_command(
     limelens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,8 +50,8 @@ def test_an_empty_path_is_refused_by_every_command(
             for words in (given, *joined):
                 result = limelens(*names, *words)
                 assert result.exit_code == 2, (names, words, result)
-                assert f"Invalid value for '{shown}'" in said(result), names
-                assert ": the path is empty" in said(result), names
+                assert f"Invalid value for '{shown}'" in result.said, names
+                assert ": the path is empty" in result.said, names
             num_tried += 1
     assert num_tried > 80
     assert [*tmp_path.iterdir()] == []
@@ -64,7 +60,7 @@ def test_an_empty_path_is_refused_by_every_command(
 def test_an_empty_path_among_others_is_refused_and_an_empty_text_is_not(limelens: Run) -> None:
     result = limelens("classify", "a.png", "", "--model", "x.onnx")
     assert result.exit_code == 2
-    assert "Invalid value for 'IMAGE': the path is empty" in said(result)
+    assert "Invalid value for 'IMAGE': the path is empty" in result.said
     result = limelens("export", "gone", "--name", "x", "--note", "", "--limits", "")
     assert result.exit_code == 1
     assert "gone does not exist" in result.stderr
@@ -80,7 +76,7 @@ def test_arguments_are_in_capitals_in_every_message(limelens: Run) -> None:
         assert name == name.upper(), names
         result = limelens(*names)
         assert result.exit_code == 2
-        assert f"Missing argument '{name}'." in said(result), names
+        assert f"Missing argument '{name}'." in result.said, names
 
 
 @pytest.mark.parametrize(
@@ -104,7 +100,7 @@ def test_an_option_of_another_program_is_hinted_at(
     result = limelens(*arguments)
     assert result.exit_code == 2
     option = next(one for one in arguments if one.startswith("--")).partition("=")[0]
-    assert f"No such option: {option} (Possible options: {hint})" in said(result)
+    assert f"No such option: {option} (Possible options: {hint})" in result.said
 
 
 def test_only_options_of_the_command_are_hinted_at(limelens: Run) -> None:

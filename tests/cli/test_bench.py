@@ -344,4 +344,4 @@ def test_bench_refuses_tls_and_tokens_for_its_own_server(
     for option in (("--tls",), ("--token-file", tmp_path / "token")):
         result = limelens("bench", "--models", one_model, *option, *SHORT)
         assert result.exit_code == 2
-        assert "does not use" in " ".join(result.stderr.replace("│", " ").split())
+        assert "does not use" in result.said

@@ -40,7 +40,7 @@ def test_options_of_runs_are_refused_for_bundles(
 ) -> None:
     result = limelens("export", one_model / "colours" / "1", *options)
     assert result.exit_code == 2
-    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert words in result.said
     assert not [*tmp_path.iterdir()]
 
 

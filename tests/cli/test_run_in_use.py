@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import unframed
 
 Run = Callable[..., Any]
 OPTIONS = (
@@ -65,11 +66,6 @@ def contents(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
-def said(text: str) -> str:
-    """A message without its frame and lines."""
-    return " ".join(text.replace("│", "").split())
-
-
 def test_a_run_in_training_has_one_writer_until_that_is_killed(
     limelens: Run,
     images: Path,
@@ -88,12 +84,12 @@ def test_a_run_in_training_has_one_writer_until_that_is_killed(
         result = limelens(*arguments)
         assert result.exit_code == 2, result.stderr
         assert result.stdout == ""
-        assert f"Invalid value for '{parameter}'" in said(result.stderr)
-        assert f"{run.name} is in use: {holder}" in said(result.stderr)
-        assert "wait until that has ended" in said(result.stderr)
+        assert f"Invalid value for '{parameter}'" in result.said
+        assert f"{run.name} is in use: {holder}" in result.said
+        assert "wait until that has ended" in result.said
         # What is begun in another folder resumes nothing.
         has_choice = arguments[0] == "train" and "--resume" not in arguments
-        assert ("choose another folder (--out)" in said(result.stderr)) == has_choice
+        assert ("choose another folder (--out)" in result.said) == has_choice
     assert contents(run) == before
 
     exporting = ("export", run, "--name", "x", "--models", tmp_path / "models", "--anyway")
@@ -146,7 +142,9 @@ def test_all_processes_of_a_second_training_end_with_one_error(
     )  # fmt: skip
     arguments = ("train", images, "--out", run, *OPTIONS, "--resume")
     found = _ended([*torchrun, "-m", "limelens.cli", *arguments])
-    assert said(found.stderr).count(f"is in use: limelens train (process {trainer.pid} on ") == 1
+    assert (
+        unframed(found.stderr).count(f"is in use: limelens train (process {trainer.pid} on ") == 1
+    )
     # The folder is looked at a second time once the processes have joined.
     script = tmp_path / "script.py"
     script.write_text(

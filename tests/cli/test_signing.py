@@ -23,4 +23,4 @@ def test_the_command_names_what_it_cannot_sign(
 def test_wrong_versions_are_wrong_usage(one_model: Path, limelens: Callable[..., Any]) -> None:
     result = limelens("serve", "--models", one_model, "--versions", "newest")
     assert result.exit_code == 2
-    assert "expected all, latest, a number" in " ".join(result.stderr.replace("│", " ").split())
+    assert "expected all, latest, a number" in result.said

@@ -100,7 +100,7 @@ def test_wrong_settings_are_reported_before_training(
 ) -> None:
     result = limelens("train", images, "--out", tmp_path / "run", *arguments, "--json")
     assert result.exit_code == code
-    assert message in " ".join(result.stderr.replace("│", "").split())
+    assert message in result.said
     assert result.stdout == ""
     assert not (tmp_path / "run" / "best.pt").exists()
 
@@ -109,8 +109,7 @@ def test_a_wrong_arch_is_said_before_the_data_is_looked_at(limelens: Run, tmp_pa
     result = limelens("train", tmp_path / "nowhere", "--arch", "mobilenet_v3_smal")
     assert result.exit_code == 2
     assert "Invalid value for '--arch'" in result.stderr
-    said = " ".join(result.stderr.replace("│", "").split())
-    assert "did you mean one of mobilenet_v3_small, " in said
+    assert "did you mean one of mobilenet_v3_small, " in result.said
 
 
 def test_missing_data_is_one_line(limelens: Run, tmp_path: Path) -> None:
