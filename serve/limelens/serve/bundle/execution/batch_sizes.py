@@ -122,6 +122,19 @@ class Runs(Protocol):
         ...
 
 
+def run_in_parts(
+    run: Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]],
+    images: NDArray[np.uint8],
+    most: int,
+) -> list[NDArray[np.float32]]:
+    """Runs `(N, H, W, 3)` images, at most `most` at once; joins the arrays of each output."""
+    parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
+    found = [run(part) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    return [np.concatenate(columns) for columns in zip(*found, strict=True)]
+
+
 class BatchRuns:
     """Runs of a model on a device of this process; see `Runs`.
 
@@ -227,14 +240,11 @@ class BatchRuns:
 
     def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Runs `(N, H, W, 3)` uint8 images, any N; an `(N, …)` float32 array for each output."""
-        most = self.sizes[-1]
-        parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
-        found = [
-            self.thread.call(functools.partial(self._run_part, outputs, part)) for part in parts
-        ]
-        if len(found) == 1:
-            return found[0]
-        return [np.concatenate(columns) for columns in zip(*found, strict=True)]
+
+        def run(part: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+            return self.thread.call(functools.partial(self._run_part, outputs, part))
+
+        return run_in_parts(run, images, self.sizes[-1])
 
     def run_batch(
         self, outputs: Sequence[str], staging: Staging, count: int
@@ -250,9 +260,8 @@ class BatchRuns:
             self.rebuild(count)
             if count == 1:
                 raise
-        middle = (count + 1) // 2
-        halves = [self.run(outputs, images[:middle]), self.run(outputs, images[middle:count])]
-        return [np.concatenate(columns) for columns in zip(*halves, strict=True)]
+        half = (count + 1) // 2
+        return run_in_parts(functools.partial(self.run, outputs), images[:count], half)
 
     def _run_staged(
         self, outputs: Sequence[str], staged: NDArray[np.uint8], count: int

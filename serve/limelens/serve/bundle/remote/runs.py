@@ -7,6 +7,7 @@ their way. It knows the messages, and nothing of requests or threads.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.execution.batch_sizes import Staging
+from limelens.serve.bundle.execution.batch_sizes import Staging, run_in_parts
 from limelens.serve.bundle.execution.device_thread import DeviceThread, device_thread
 from limelens.serve.bundle.execution.perturbing import RowModel
 from limelens.serve.bundle.remote.device_client import DeviceClient, DeviceGoneError
@@ -160,12 +161,8 @@ class RemoteRuns:
 
     def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """See `Runs`; with the errors of `run_batch`, and as patient."""
-        most = self.sizes[-1]
-        parts = [images[i : i + most] for i in range(0, len(images), most)] or [images]
-        found = [self._run_part(outputs, part) for part in parts]
-        if len(found) == 1:
-            return found[0]
-        return [np.concatenate(columns) for columns in zip(*found, strict=True)]
+        run = functools.partial(self._run_part, outputs)
+        return run_in_parts(run, images, self.sizes[-1])
 
     def run_batch(
         self, outputs: Sequence[str], staging: Staging, count: int
