@@ -103,7 +103,7 @@ def build(
     if name in _OWN:
         if pretrained:
             raise ArchitectureError(
-                f"{name} has no pretrained weights; leave them out (--pretrained)"
+                f"{name} has no pretrained weights; train it without (no --pretrained)"
             )
         network = _OWN[name](num_labels, *input_size)
     else:

@@ -67,8 +67,8 @@ def refuse_empty_paths(
         may_be_text = one.default == ""
         if _is_path(kinds.get(one.name)) or (not may_be_text and _FILES.search(one.metavar or "")):
             raise typer.BadParameter(
-                "the path is empty, as of a shell's variable that is not set; expected the name of "
-                "a file or a folder",
+                "the path is empty, perhaps from a shell variable that is not set; expected the "
+                "name of a file or a folder",
                 ctx=context,
                 param=one,
             )
