@@ -485,6 +485,17 @@ def test_the_memory_of_a_batch_holds_its_arrays_and_cannot_shrink() -> None:
         SharedBatch.over(batch.file, BatchShape(300, (50, 70), ()))
 
 
+def test_a_batch_that_cannot_be_mapped_leaves_no_descriptor() -> None:
+    shape = BatchShape(2**40, (1000, 1000), ())
+
+    def num_files() -> int:
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            SharedBatch.create(shape)
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    assert num_files() == num_files()
+
+
 def test_only_processes_of_the_same_user_are_answered() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

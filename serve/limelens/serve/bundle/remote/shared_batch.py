@@ -49,7 +49,7 @@ class BatchShape:
     def arrays(
         self, memory: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
-        """The images and outputs in the memory, as arrays."""
+        """The images and outputs in `(num_bytes,)` uint8 memory, as arrays; see `SharedBatch`."""
         count, at = self.num_images, self._num_image_bytes
         images = memory[: count * np.prod(self.input_size) * 3].reshape(count, *self.input_size, 3)
         outputs = {}
@@ -65,7 +65,7 @@ class SharedBatch(Staging):
     """A batch in shared memory.
 
     Args:
-        memory: All of it.
+        memory: All of it, `(num_bytes,)` uint8.
         outputs: By name `(size, length)` float32, written by the process that runs the batch.
         file: Descriptor of the memory, to be sent, in the process that allocated it; else -1.
     """
@@ -77,12 +77,20 @@ class SharedBatch(Staging):
 
     @classmethod
     def create(cls, shape: BatchShape) -> SharedBatch:
-        """Allocates a batch."""
+        """Allocates a batch.
+
+        Raises:
+            OSError: There is no memory or no descriptor left.
+        """
         file = os.memfd_create("limelens-batch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(file, shape.num_bytes)
-        # Whoever maps it can rely on its size.
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-        batch = replace(cls.over(file, shape), file=file)
+        try:
+            os.ftruncate(file, shape.num_bytes)
+            # Whoever maps it can rely on its size.
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+            batch = replace(cls.over(file, shape), file=file)
+        except BaseException:
+            os.close(file)
+            raise
         weakref.finalize(batch, os.close, file).atexit = False
         return batch
 
