@@ -140,6 +140,7 @@ if __name__ == "__main__":
     if "running" in sys.argv:
         setattr(JoinedBatches, "run", _die)  # noqa: B010 - its type differs
     if "hanging" in sys.argv:
-        setattr(device_owner, "LOAD_S", 0.5)  # noqa: B010 - it is final
+        for name in ("LOAD_S", "HANGS_S"):
+            setattr(device_owner, name, 0.5)
     setattr(loading, "_on_gpu", _on_stand_in)  # noqa: B010 - its type differs
     device_owner.main()

@@ -236,7 +236,7 @@ def test_a_file_whose_device_s_process_is_killed_once_is_loaded_by_the_next(path
         np.testing.assert_allclose(found, expected.predict(random_images(3)), atol=1e-5)
 
 
-def test_an_owner_that_hangs_while_it_loads_a_model_says_so(
+def test_an_owner_that_hangs_while_it_loads_a_model_says_so_and_outlives_no_supervisor(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("limelens.serve.bundle.remote.loading._STARTING_S", 2 * PATIENCE_S)
@@ -245,6 +245,8 @@ def test_an_owner_that_hangs_while_it_loads_a_model_says_so(
             assert owner.at_work_s() == 0
             loaded = pool.submit(load_bundle, path, owner.device)
             until(lambda: owner.at_work_s() > 0.5)
+            owner.abandon()
+            until(lambda: not owner.is_running)
         # Nobody listens for another one.
         assert isinstance(loaded.exception(PATIENCE_S), DeviceGoneError)
 

@@ -57,6 +57,7 @@ from limelens.serve.bundle.remote.shared_batch import SharedBatch
 from limelens.serve.errors import LimelensError
 from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.processes.channel import Channel, receive_first
+from limelens.serve.processes.child_process import HANGS_S
 from limelens.serve.processes.joined_batches import HandedBatch, JoinedBatches
 from limelens.serve.processes.messages import DeviceAssignment
 from limelens.serve.processes.worker_process import LOAD_S
@@ -184,9 +185,13 @@ class DeviceOwner:
                 time.sleep(_PAUSE_S)
 
     def wait_until_left(self) -> None:
-        """Waits until no worker is connected any more."""
+        """Waits until no worker is connected any more, or the device hangs.
+
+        A connection whose request waits for the device is not closed before that is answered.
+        """
         with self._lock:
-            self._is_left.wait_for(lambda: not self._workers)
+            while self._workers and self.at_work_s <= HANGS_S:
+                self._is_left.wait(_PAUSE_S)
 
     def _converse(self, connection: Connection) -> None:
         with connection, contextlib.suppress(OSError, EOFError):
