@@ -189,6 +189,21 @@ def test_an_explanation_that_begins_while_no_process_is_there_waits_for_the_next
     np.testing.assert_allclose(predicted, bundle.predict(photo[np.newaxis]), atol=1e-5)
 
 
+def test_what_a_process_hung_at_is_not_run_by_the_next(
+    owner: StrictOwner, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limelens.serve.bundle.remote.runs._HUNG_S", -1.0)
+    monkeypatch.setattr("limelens.serve.bundle.remote.device_client.PATIENCE_S", 2 * PATIENCE_S)
+    bundle = load_bundle(path, owner.device)
+    owner.end()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(bundle.predict, random_images(1))
+        try:
+            assert isinstance(run.exception(PATIENCE_S), DeviceGoneError)
+        finally:
+            owner.start()
+
+
 def test_an_explanation_does_not_go_on_in_another_process(owner: StrictOwner, path: Path) -> None:
     bundle = load_bundle(path, owner.device)
     assert bundle.prepare_perturbed is not None

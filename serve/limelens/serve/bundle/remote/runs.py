@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from limelens.serve.bundle.remote.shared_batch import BatchShape, SharedBatch
 
 T = TypeVar("T")
 
+_HUNG_S: Final = 30.0
+"""What the device's process had for so long may be what it hung at; it is not run again."""
 _numbers: Final = itertools.count(1)
 
 
@@ -170,7 +173,8 @@ class RemoteRuns:
         """See `Runs`. If the device's process ends meanwhile, the next one runs the batch.
 
         Raises:
-            DeviceGoneError: That one ended too, or did not come, or is not followed.
+            DeviceGoneError: That one ended too, did not come, or is not followed; or the first had
+                hung.
             OverloadedError: The device has no memory left.
         """
         return self._patiently(lambda: self._run_batch(outputs, staging, count))
@@ -206,11 +210,11 @@ class RemoteRuns:
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Does something once more, in the next process, if the device's process is gone."""
-        session = self._session
+        session, began = self._session, time.monotonic()
         try:
             return work()
         except DeviceGoneError:
-            if not self._follows:
+            if not self._follows or time.monotonic() - began > _HUNG_S:
                 raise
         self._client.wait_for_all(session)
         return work()
