@@ -40,13 +40,15 @@ def test_an_empty_path_is_refused_by_every_command(
     monkeypatch.chdir(tmp_path)
     num_tried = 0
     for names, command in COMMANDS.items():
+        is_joined = False
         for one in filter(names_a_file, command.params):
             if one.param_type_name == "option":
                 given, shown = [one.opts[0], ""], one.opts[0]
             else:
                 places = [other for other in command.params if other.param_type_name == "argument"]
                 given, shown = ["" if other is one else "x" for other in places], one.metavar
-            joined = [[f"{given[0]}="]] if one.param_type_name == "option" else []
+            joined = [] if is_joined or one.param_type_name != "option" else [[f"{given[0]}="]]
+            is_joined |= bool(joined)  # once for each command: all are read alike
             for words in (given, *joined):
                 result = limelens(*names, *words)
                 assert result.exit_code == 2, (names, words, result)
