@@ -46,8 +46,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Of `-n auto`: many tests wait, so one process more than there are usable cores."""
-    return usable_cores() + 1
+    """Of `-n auto`: many tests wait, so two processes more than there are usable cores."""
+    return usable_cores() + 2
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
