@@ -22,7 +22,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import network
+from benchmarks.untrained import network_model, repository_of
 from limelens.cli.bench import serve_command
 from limelens.cli.serving import packaged_models
 from limelens.serve.tools.load import (
@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     images = tuple(draw_image(224, 224, seed) for seed in range(8))
     setting = _Setting(
-        arguments.models or network.made(),
+        arguments.models or repository_of(network_model("mobilenet_v3_small")),
         images,
         arguments.rounds,
         arguments.seconds,
@@ -124,7 +124,7 @@ def cost(setting: _Setting) -> list[Row]:
     throughput: dict[int, list[float]] = {callers: [] for callers in _CALLERS}
     floors: list[float] = []
     own_floors: list[float] = []
-    model = network.model_file(setting.models)
+    model = min(setting.models.glob("*/*/model.onnx"))
     with _server(setting.models) as server:
         for _ in range(setting.rounds):
             for callers in _CALLERS:

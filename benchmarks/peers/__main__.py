@@ -30,8 +30,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import network
 from benchmarks.peers.sending import Target, ask_once, http_request, send
+from benchmarks.untrained import network_model, repository_of
 from limelens.cli.bench import serve_command
 from limelens.serve.errors import LimelensError
 from limelens.serve.tools.load import Watch, draw_image, measure_floor, started
@@ -113,8 +113,8 @@ def main() -> None:
     os.environ["PEER_DECODER"] = arguments.decoder
     # As an exception: the servers are stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    models = network.made().absolute()
-    model = network.model_file(models)
+    model = network_model("mobilenet_v3_small").absolute()
+    models = repository_of(model)
     images = tuple(draw_image(224, 224, seed) for seed in range(8))
     left_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
