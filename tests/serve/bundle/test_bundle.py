@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +182,18 @@ def test_labels_must_be_as_many_as_outputs(tmp_path: Path, bundles: Any) -> None
         ),
     )
     refused(tmp_path, bundles.model(four), "4 labels for 3 outputs")
+
+
+def test_a_system_without_linux_s_modules_loads_bundles(one_model: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['fcntl', 'resource', 'termios'], None))\n"
+        "from limelens.serve import load_bundle\n"
+        "bundle = load_bundle(sys.argv[1], 'cpu')\n"
+        "print(len(bundle.predict(bundle.metadata.golden.image[None])))\n"
+    )
+    command = [sys.executable, "-c", program, str(one_model / "colours" / "1")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def test_a_missed_golden_vector_is_refused(tmp_path: Path, bundles: Any) -> None:

@@ -27,9 +27,9 @@ from tests.waiting import PATIENCE_S, until, until_async
 
 from limelens.explain import explain
 from limelens.serve.bundle import Bundle, load_bundle
+from limelens.serve.bundle.devices import DEVICE_PROCESS
 from limelens.serve.bundle.execution.device_thread import device_thread
 from limelens.serve.bundle.remote.device_client import (
-    DEVICE_PROCESS,
     DeviceClient,
     DeviceGoneError,
     device_client,

@@ -16,6 +16,8 @@ CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 TF32: Final = CUDA + "+TF32"
 """Key of a golden vector's tolerance for CUDA with TF32."""
+DEVICE_PROCESS: Final = "process:"
+"""Begins the name of a device that another process owns; the address of that process follows."""
 _LISTED: Final = re.compile(r"cuda:(\d{1,3}(?:,\d{1,3})*)")
 
 

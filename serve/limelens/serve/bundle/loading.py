@@ -17,7 +17,14 @@ from typing import Any, Final
 import numpy as np
 
 from limelens.serve.bundle.checks import read_bundle_file
-from limelens.serve.bundle.devices import CPU, CUDA, gpu_index, missing_driver, no_cuda
+from limelens.serve.bundle.devices import (
+    CPU,
+    CUDA,
+    DEVICE_PROCESS,
+    gpu_index,
+    missing_driver,
+    no_cuda,
+)
 from limelens.serve.bundle.execution.batch_sizes import (
     MAX_BATCH_SIZE,
     BatchRuns,
@@ -34,9 +41,6 @@ from limelens.serve.bundle.execution.perturbing import (
 from limelens.serve.bundle.execution.prepared import DevicePlacement
 from limelens.serve.bundle.folder import bundle_in, version_of
 from limelens.serve.bundle.metadata import CLASSIFYING, Metadata, Task
-from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS
-from limelens.serve.bundle.remote.loading import load_remote
-from limelens.serve.bundle.remote.protocol import OpenModel
 from limelens.serve.bundle.session import Bundle, ExplanationRows, refusing_failures
 from limelens.serve.errors import BundleError, MissingExtraError, ProviderError
 from limelens.serve.wording import first_line
@@ -117,6 +121,10 @@ def load_bundle(
             f"{path}: a bundle for {metadata.task}; expected one for {' or '.join(sorted(tasks))}"
         )
     if is_remote:
+        # Linux only, and seldom needed.
+        from limelens.serve.bundle.remote.loading import load_remote
+        from limelens.serve.bundle.remote.protocol import OpenModel
+
         tasks = frozenset({metadata.task})
         message = OpenModel(0, path, data, metadata.to_props(), tasks, max_batch_size, few_sizes)
         return load_remote(message, metadata, device, chunk=chunk, check=_check_golden)

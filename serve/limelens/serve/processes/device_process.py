@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS
+from limelens.serve.bundle.devices import DEVICE_PROCESS
 from limelens.serve.processes.child_process import ChildProcess
 from limelens.serve.processes.messages import DeviceAssignment
 

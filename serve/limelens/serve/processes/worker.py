@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limelens.serve.bundle import Metadata
+from limelens.serve.bundle.devices import DEVICE_PROCESS
 from limelens.serve.bundle.loading import load_and_warm
-from limelens.serve.bundle.remote.device_client import (
-    DEVICE_PROCESS,
-    DeviceClient,
-    device_client,
-)
+from limelens.serve.bundle.remote.device_client import DeviceClient, device_client
 from limelens.serve.lifecycle import loop_factory
 from limelens.serve.observing.logs import set_up_logs
 from limelens.serve.priority import lower_thread_priority

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from limelens.serve.bundle import Bundle
-from limelens.serve.bundle.remote.device_client import DEVICE_PROCESS
+from limelens.serve.bundle.devices import DEVICE_PROCESS
 from limelens.serve.processes.channel import Channel, Handler
 from limelens.serve.processes.child_process import HANGS_S, ChildProcess
 from limelens.serve.processes.messages import Assignment, Loaded

@@ -24,11 +24,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from typing import Any, Final, Protocol
 
+from limelens.serve.bundle.devices import DEVICE_PROCESS
 from limelens.serve.bundle.remote.protocol import Hello, Message, is_same_user
 from limelens.serve.errors import UnavailableError
 
-DEVICE_PROCESS: Final = "process:"
-"""Begins the name of a device that another process owns; the address of that process follows."""
 PATIENCE_S: Final = 5.0
 """For how long a process of the device may be away before nobody waits for the next one."""
 _PAUSE_S: Final = 1.0

@@ -9,13 +9,10 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from limelens.serve.bundle.devices import DEVICE_PROCESS
 from limelens.serve.bundle.folder import version_of
 from limelens.serve.bundle.metadata import Metadata
-from limelens.serve.bundle.remote.device_client import (
-    DEVICE_PROCESS,
-    DeviceGoneError,
-    device_client,
-)
+from limelens.serve.bundle.remote.device_client import DeviceGoneError, device_client
 from limelens.serve.bundle.remote.protocol import OpenModel
 from limelens.serve.bundle.remote.runs import RemoteRuns
 from limelens.serve.bundle.session import Bundle, ExplanationRows
