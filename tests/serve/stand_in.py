@@ -151,6 +151,23 @@ def stand_in(
     )
 
 
+class Busy:
+    """Keeps the device's thread busy until `end`."""
+
+    def __init__(self, thread: DeviceThread) -> None:
+        self.go_on, entered = threading.Event(), threading.Event()
+
+        def work() -> None:
+            entered.set()
+            assert self.go_on.wait(120)
+
+        thread.submit(work)
+        assert entered.wait(60)
+
+    def end(self) -> None:
+        self.go_on.set()
+
+
 def images_run(seen: list[list[int]]) -> OnRun:
     """Records the first byte of each image of each run, padding included."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.serve.stand_in import images_run, random_images, stand_in
+from tests.serve.stand_in import Busy, images_run, random_images, stand_in
 from tests.waiting import until
 
 from limelens.serve.bundle import Bundle, load_bundle
@@ -58,19 +57,6 @@ def path(one_model: Path) -> Path:
     return one_model / "colours" / "1"
 
 
-def busy(thread: DeviceThread) -> threading.Event:
-    """Keeps the device busy until the event is set."""
-    go_on, entered = threading.Event(), threading.Event()
-
-    def work() -> None:
-        entered.set()
-        assert go_on.wait(120)
-
-    thread.submit(work)
-    assert entered.wait(60)
-    return go_on
-
-
 def test_what_waits_runs_as_one_and_each_gets_its_own_rows(
     thread: DeviceThread, path: Path
 ) -> None:
@@ -78,12 +64,12 @@ def test_what_waits_runs_as_one_and_each_gets_its_own_rows(
     handing = Handing(stand_in(path, thread=thread, on_run=images_run(seen)))
     pixels = [random_images(count, seed=count) for count in (3, 1, 2, 5)]
     seen.clear()
-    go_on = busy(thread)
+    busy = Busy(thread)
     batches = [
         handing.hand(some, outputs)
         for some, outputs in zip(pixels, (BOTH, BOTH[:1], BOTH[1:], BOTH), strict=True)
     ]
-    go_on.set()
+    busy.end()
     handing.wait(4)
     # The last does not fit beside the others; padding makes them 8 and 8.
     assert [len(images) for images in seen] == [8, 8]
@@ -149,10 +135,10 @@ def test_an_error_reaches_everybody_in_the_run_and_can_be_sent(
 
     handing = Handing(stand_in(path, thread=thread, on_run=fail))
     broken[0] = True
-    go_on = busy(thread)
+    busy = Busy(thread)
     handing.hand(random_images(2))
     handing.hand(random_images(3))
-    go_on.set()
+    busy.end()
     handing.wait(2)
     for error in handing.ends:
         assert isinstance(pickle.loads(pickle.dumps(error)), LimelensError)
@@ -184,11 +170,11 @@ def test_an_end_that_cannot_be_told_keeps_nobody_else_from_running(
         raise TypeError("its connection is closed")
 
     handing.tell = fail
-    go_on = busy(thread)
+    busy = Busy(thread)
     handing.hand(random_images(1))
     handing.tell = handing.ends.append
     handing.hand(random_images(2))
-    go_on.set()
+    busy.end()
     handing.wait(1)
     handing.hand(random_images(3))
     handing.wait(2)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.serve.scheduling.pending import MadeBy
-from tests.serve.stand_in import StrictSession, images_run, random_images, stand_in
+from tests.serve.stand_in import Busy, StrictSession, images_run, random_images, stand_in
 from tests.serve.strict_owner import StrictOwner
 from tests.waiting import slow_by_async, until_async
 
@@ -66,23 +66,6 @@ def engines(thread: DeviceThread) -> Iterator[Any]:
 def image(value: int) -> Any:
     """Prepares an image of one colour, that its session records when it runs."""
     return FittedImage(np.full((32, 32, 3), value, np.uint8))
-
-
-class Busy:
-    """Keeps the device's thread busy until `end`."""
-
-    def __init__(self, thread: DeviceThread) -> None:
-        self.go_on, entered = threading.Event(), threading.Event()
-
-        def work() -> None:
-            entered.set()
-            assert self.go_on.wait(120)
-
-        thread.submit(work)
-        assert entered.wait(60)
-
-    def end(self) -> None:
-        self.go_on.set()
 
 
 async def begun(engine: GpuEngine, *coroutines: Any) -> list[asyncio.Task[Any]]:
