@@ -1,7 +1,7 @@
 """The processes that own the devices of one server, and a spare for each.
 
-Loading Python, onnxruntime and CUDA's libraries is most of what a replacement does before it can
-answer, so another process has done that already. It knows nothing of workers.
+Nobody is answered while a replacement loads Python, onnxruntime and CUDA's libraries, so another
+process has done that already. It knows nothing of workers.
 """
 
 from __future__ import annotations

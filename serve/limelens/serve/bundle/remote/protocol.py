@@ -2,7 +2,7 @@
 
 Each message is answered by the value that its docstring names, or by an error, which is raised at
 the other end. The serving process numbers what it opens, each number once. Messages are named
-tuples: to pickle a dataclass takes as long as to wake the other process.
+tuples, which are pickled faster than dataclasses.
 """
 
 from __future__ import annotations
