@@ -20,7 +20,7 @@ from tests.waiting import slow_by
 from limelens.serve import load_bundle
 from limelens.serve.bundle.devices import gpu_index
 from limelens.serve.bundle.execution import prepared
-from limelens.serve.bundle.execution.batch_sizes import batch_sizes, first_sizes
+from limelens.serve.bundle.execution.batch_sizes import BatchRuns, batch_sizes, first_sizes
 from limelens.serve.bundle.execution.device_thread import DeviceThread
 from limelens.serve.errors import InvalidRequestError
 
@@ -77,7 +77,7 @@ def test_threads_at_once_get_their_own_numbers(model: Path) -> None:
 def test_a_size_that_is_not_ready_is_served_by_the_next_larger_one(model: Path) -> None:
     seen: list[list[int]] = []
     bundle = stand_in(model, max_batch_size=1, on_run=images_run(seen))
-    assert bundle.runs is not None
+    assert isinstance(bundle.runs, BatchRuns)
     bundle.runs.prepare_all([8])
     seen.clear()
     bundle.predict(random_images(3))
@@ -90,7 +90,7 @@ def test_a_size_that_is_not_ready_is_served_by_the_next_larger_one(model: Path) 
 def test_a_few_sizes_are_enough_to_begin_with(model: Path, largest: int, first: list[int]) -> None:
     assert first_sizes(largest) == first
     bundle = stand_in(model, max_batch_size=1)
-    assert bundle.runs is not None
+    assert isinstance(bundle.runs, BatchRuns)
     bundle.runs.prepare_all(first)
     assert bundle.runs.sizes == tuple(first)
     images = random_images(7)
@@ -110,7 +110,7 @@ def test_sizes_that_are_added_in_service_never_run_beside_another_run(model: Pat
             super().run_with_iobinding(binding, options)
 
     bundle = stand_in(model, max_batch_size=1, open_session=SlowPlan)
-    assert bundle.runs is not None
+    assert isinstance(bundle.runs, BatchRuns)
     bundle.runs.prepare_all([8])
     images = random_images(3)
     expected = load_bundle(model, "cpu").predict(images)

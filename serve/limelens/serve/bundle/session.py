@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.execution.batch_sizes import Runs, batch_sizes
+from limelens.serve.bundle.execution.batch_sizes import Runs
 from limelens.serve.bundle.metadata import Metadata, Task
 from limelens.serve.errors import (
     BundleError,
@@ -161,7 +161,7 @@ class Bundle:
         """
         if self.runs is None or self.rows is None:
             return 0
-        self.runs.prepare_all(batch_sizes(self.runs.sizes[-1]))
+        self.runs.prepare_rest()
         return self.rows.prepare(chunk)
 
     def warm_up(self) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 
 from limelens.serve.bundle import Bundle, Metadata, load_bundle
 from limelens.serve.bundle.devices import CUDA
-from limelens.serve.bundle.execution.batch_sizes import Runs, batch_sizes
+from limelens.serve.bundle.execution.batch_sizes import Runs
 from limelens.serve.bundle.execution.device_thread import Urgency
 from limelens.serve.bundle.execution.perturbing import RowModel
 from limelens.serve.bundle.execution.prepared import pin
@@ -80,7 +80,6 @@ class _Model:
     runs: Runs
     opened: Opened
     joined: JoinedBatches
-    max_batch_size: int
 
 
 @dataclass(eq=False)
@@ -260,7 +259,7 @@ class DeviceOwner:
         model = share.model
         match message:
             case PrepareSizes():
-                model.runs.prepare_all(batch_sizes(model.max_batch_size))
+                model.runs.prepare_rest()
                 return Ran(model.runs.sizes)
             case PrepareRows():
                 rows = model.bundle.rows
@@ -323,7 +322,7 @@ class DeviceOwner:
             inputs=tensors_of(bundle.session.get_inputs()),
             outputs=tensors_of(bundle.session.get_outputs()),
         )
-        return _Model(bundle, runs, opened, JoinedBatches(bundle), message.max_batch_size)
+        return _Model(bundle, runs, opened, JoinedBatches(bundle))
 
 
 async def _follow(owner: DeviceOwner, end: socket.socket, listener: socket.socket) -> None:

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -103,8 +104,8 @@ class Runs(Protocol):
         """Takes back what `borrow_staging` gave."""
         ...
 
-    def prepare_all(self, sizes: Sequence[int]) -> None:
-        """Prepares batch sizes, given in ascending order; see `BatchRuns.prepare_all`."""
+    def prepare_rest(self) -> None:
+        """Prepares the sizes up to the largest that are not ready yet."""
         ...
 
     def run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -135,7 +136,35 @@ def run_in_parts(
     return [np.concatenate(columns) for columns in zip(*found, strict=True)]
 
 
-class BatchRuns:
+class StagingPool(ABC):
+    """Memory of batches, which is used again while it has room for the largest."""
+
+    def __init__(self) -> None:
+        self._stagings: list[Staging] = []
+
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[int, ...]:
+        """See `Runs`."""
+
+    @abstractmethod
+    def _new_staging(self) -> Staging:
+        """Memory for the largest batch; called in any thread."""
+
+    def borrow_staging(self) -> Staging:
+        """See `Runs`."""
+        with contextlib.suppress(IndexError):
+            staging = self._stagings.pop()
+            if len(staging.images) >= self.sizes[-1]:
+                return staging
+        return self._new_staging()
+
+    def return_staging(self, staging: Staging) -> None:
+        """See `Runs`."""
+        self._stagings.append(staging)
+
+
+class BatchRuns(StagingPool):
     """Runs of a model on a device of this process; see `Runs`.
 
     If runs cannot be CUDA graphs, each size gets a session of its own: a session that changes sizes
@@ -149,11 +178,11 @@ class BatchRuns:
         thread: DeviceThread,
         place: DevicePlacement,
     ) -> None:
+        super().__init__()
         self._open = open_session
         self._input_size = input_size
         self._place = place
         self.thread = thread
-        self._stagings: list[Staging] = []
         self._is_rebuilding = False
         self._is_used = False
         with preparing:
@@ -176,20 +205,14 @@ class BatchRuns:
         """The batch sizes that are ready, ascending."""
         return self._opened.sizes
 
-    def borrow_staging(self) -> Staging:
-        """See `Runs`; a GPU's is page-locked."""
-        with contextlib.suppress(IndexError):
-            staging = self._stagings.pop()
-            if len(staging.images) >= self.sizes[-1]:
-                return staging
-        return self.thread.call(self._new_staging)
-
-    def return_staging(self, staging: Staging) -> None:
-        """Takes back borrowed memory."""
-        self._stagings.append(staging)
-
     def _new_staging(self) -> Staging:
-        return Staging(self._place.empty_on_host((self.sizes[-1], *self._input_size, 3)))
+        shape = self.sizes[-1], *self._input_size, 3
+        # In the device's thread, where it cannot disturb a capture.
+        return Staging(self.thread.call(lambda: self._place.empty_on_host(shape)))
+
+    def prepare_rest(self) -> None:
+        """See `Runs`."""
+        self.prepare_all(batch_sizes(self.sizes[-1]))
 
     def prepare_all(self, sizes: Sequence[int]) -> None:
         """Prepares batch sizes, given in ascending order.
@@ -204,9 +227,7 @@ class BatchRuns:
             self._prepare_all(self._opened, sizes)
             # The first batches need not wait for the device to allocate them.
             if not self._stagings:
-                self._stagings = self.thread.call(
-                    lambda: [self._new_staging() for _ in range(_NUM_STAGINGS)]
-                )
+                self._stagings = [self._new_staging() for _ in range(_NUM_STAGINGS)]
 
     def rebuild(self, failed_size: int) -> None:
         """Opens the session anew, after the device had no memory for a batch of `failed_size`.

@@ -6,7 +6,6 @@ their way. It knows the messages, and nothing of requests or threads.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import time
@@ -18,7 +17,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from limelens.serve.bundle.execution.batch_sizes import Staging, run_in_parts
+from limelens.serve.bundle.execution.batch_sizes import Staging, StagingPool, run_in_parts
 from limelens.serve.bundle.execution.device_thread import DeviceThread, device_thread
 from limelens.serve.bundle.execution.perturbing import RowModel
 from limelens.serve.bundle.remote.device_client import DeviceClient, DeviceGoneError
@@ -62,7 +61,7 @@ class Signature:
         return self.outputs
 
 
-class RemoteRuns:
+class RemoteRuns(StagingPool):
     """Runs of a model in another process; see `limelens.serve.bundle.execution.batch_sizes.Runs`.
 
     Args:
@@ -79,11 +78,11 @@ class RemoteRuns:
     def __init__(
         self, client: DeviceClient, message: OpenModel, input_size: tuple[int, int]
     ) -> None:
+        super().__init__()
         self._client = client
         self._message = message._replace(model=next(_numbers))
         self._input_size = input_size
         self._thread = device_thread(client.name)
-        self._stagings: list[Staging] = []
         self._mapped: weakref.WeakKeyDictionary[Staging, tuple[bytes, int]] = (
             weakref.WeakKeyDictionary()
         )
@@ -134,22 +133,13 @@ class RemoteRuns:
         """See `Runs`; as of the last run."""
         return self._opened.sizes
 
-    def borrow_staging(self) -> Staging:
-        """See `Runs`."""
-        with contextlib.suppress(IndexError):
-            staging = self._stagings.pop()
-            if len(staging.images) >= self.sizes[-1]:
-                return staging
+    def _new_staging(self) -> Staging:
         return SharedBatch.create(
             BatchShape(self.sizes[-1], self._input_size, self._opened.output_lengths)
         )
 
-    def return_staging(self, staging: Staging) -> None:
+    def prepare_rest(self) -> None:
         """See `Runs`."""
-        self._stagings.append(staging)
-
-    def prepare_all(self, sizes: Sequence[int]) -> None:  # noqa: ARG002 - the other process knows
-        """Has the device's process prepare the sizes that it is set up for."""
         self._is_prepared = True
         self._note(self.request(PrepareSizes(self.model)))
 
@@ -276,13 +266,8 @@ class RemoteRows:
         def respond(
             visible: NDArray[np.bool_], corners: NDArray[np.intp] | None
         ) -> NDArray[np.float32]:
-            # One run each, so that a run in between need not wait for all.
-            parts = []
-            for start in range(0, len(visible), self.chunk):
-                part = slice(start, start + self.chunk)
-                some = None if corners is None else corners[part]
-                parts.append(runs.request(RunRows(runs.model, number, visible[part], some)))
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            found: NDArray[np.float32] = runs.request(RunRows(runs.model, number, visible, corners))
+            return found
 
         weakref.finalize(
             respond, runs.send_later, EndExplanation(runs.model, number)
